@@ -1,0 +1,46 @@
+"""Discretisation of the RC node: how one step of length dt retains the state and injects the drive (Eqs. 2, 10, 22)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def zoh(dt: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact step under zero-order hold, Eqs. (2), (10): the drive is constant over the step.
+
+    Args:
+        dt: step lengths, non-negative, any shape.
+        a: decay rates, non-negative, broadcastable against `dt`.
+
+    Returns:
+        `(retain, inject)`, both of the broadcast shape: `exp(-dt a)` and `(1 - exp(-dt a)) / a`.
+
+    `inject` is evaluated with `expm1`, and tends to `dt` as `a` tends to 0.
+
+    >>> retain, inject = zoh(torch.tensor(0.5), torch.tensor(0.0))
+    >>> retain.item(), inject.item()
+    (1.0, 0.5)
+    """
+    z = dt * a
+    # Below this z the quotient is 1 - z/2 to rounding; the substitute keeps both branches' gradients finite.
+    small = z < torch.finfo(z.dtype).eps ** 0.5
+    safe = torch.where(small, torch.ones_like(z), z)
+    quotient = torch.where(small, 1 - z / 2, -torch.expm1(-safe) / safe)
+    return torch.exp(-z), dt * quotient
+
+
+def euler(dt: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """First-order injection, as Mamba and VMamba use it: exact retention `exp(-dt a)`, injection `dt`.
+
+    Arguments and shapes as in :func:`zoh`.
+
+    >>> retain, inject = euler(torch.tensor(0.5), torch.tensor(2.0))
+    >>> round(retain.item(), 6), inject.item()
+    (0.367879, 0.5)
+    """
+    retain = torch.exp(-dt * a)
+    return retain, dt.expand_as(retain)
+
+
+DISCRETIZATIONS = {"zoh": zoh, "euler": euler}

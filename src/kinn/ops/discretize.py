@@ -23,7 +23,7 @@ def zoh(dt: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     (1.0, 0.5)
     """
     z = dt * a
-    # Below this z the series is exact to rounding, its derivative too; the substitute keeps both branches' gradients finite.
+    # Below this z the series is exact to rounding, its derivative too; the substitute keeps both gradients finite.
     small = z < torch.finfo(z.dtype).eps ** 0.25
     safe = torch.where(small, torch.ones_like(z), z)
     quotient = torch.where(small, 1 - z / 2 * (1 - z / 3 * (1 - z / 4)), -torch.expm1(-safe) / safe)

@@ -2,44 +2,67 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from kinn.ops.discretize import DISCRETIZATIONS
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-def selective_scan_reference(
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    initial_state: Tensor | None = None,
-    *,
-    injection: str = "zoh",
-) -> tuple[Tensor, Tensor]:
-    """Eqs. (20), (22), one position after the other, in plain differentiable PyTorch.
+    from kinn.ops.path import Path
+
+
+def scan_reference(
+    x: Float[Tensor, "b m d"],
+    dt: Float[Tensor, "b m d"],
+    a: Float[Tensor, "d n"],
+    B: Float[Tensor, "b m n"],
+    C: Float[Tensor, "b m n"],
+    D: Float[Tensor, "d"] | None,
+    initial_state: Float[Tensor, "s d n"] | None,
+    path: Path,
+    injection: str,
+) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "s d n"]]:
+    """Eqs. (20), (22), one position of the path after the other, in plain differentiable PyTorch.
 
     Args:
-        x: drive `(b, l, d)`.
-        dt: step lengths `(b, l, d)`, non-negative.
+        x: drive `(b, m, d)` on a flattened grid of `m` positions.
+        dt: step lengths `(b, m, d)`, non-negative.
         a: decay rates `(d, n)`, non-negative.
-        B: injection `(b, l, n)`.
-        C: readout `(b, l, n)`.
+        B: injection `(b, m, n)`.
+        C: readout `(b, m, n)`.
         D: skip `(d,)`, or None for none.
-        initial_state: potentials before the first position `(b, d, n)`, or None for zero.
+        initial_state: potentials before the first position of each sequence `(b * path.sequences, d, n)`, or None.
+        path: order of visit.
         injection: "zoh" or "euler".
 
     Returns:
-        `(y, state)`: output `(b, l, d)` and the potentials after the last position `(b, d, n)`.
+        `(y, state)`: output `(b, m, d)` and the potentials after the last position `(b * path.sequences, d, n)`.
+
+    Raises:
+        ValueError: a negative `dt` or `a`.
     """
-    b, length, d = x.shape
-    state = x.new_zeros(b, d, a.shape[1]) if initial_state is None else initial_state
+    if not torch.compiler.is_compiling():
+        check_sign(dt.amin().item() if dt.numel() else 0.0, a.amin().item() if a.numel() else 0.0)
+    batch, n = x.shape[0], a.shape[1]
+    drive, dt, B, C = path.gather(x), path.gather(dt), path.gather(B), path.gather(C)
+    sequences, length, d = drive.shape
+    state = x.new_zeros(sequences, d, n) if initial_state is None else initial_state
     outputs = []
     for t in range(length):
         retain, inject = DISCRETIZATIONS[injection](dt[:, t, :, None], a)
-        state = retain * state + inject * B[:, t, None, :] * x[:, t, :, None]
+        state = retain * state + inject * B[:, t, None, :] * drive[:, t, :, None]
         outputs.append((state * C[:, t, None, :]).sum(-1))
-    y = torch.stack(outputs, dim=1) if outputs else x.new_zeros(b, 0, d)
+    y = path.scatter(torch.stack(outputs, dim=1), batch) if outputs else torch.zeros_like(x)
     return (y if D is None else y + D * x), state
+
+
+def check_sign(least_dt: float, least_a: float) -> None:
+    """Refuse a negative step length or decay rate: every backend's one sentence. NaN passes, and propagates."""
+    if least_dt < 0:
+        raise ValueError(f"dt must be non-negative (a step length), but its smallest value is {least_dt:g}")
+    if least_a < 0:
+        raise ValueError(f"a must be non-negative (a decay rate), but its smallest value is {least_a:g}")

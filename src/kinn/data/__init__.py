@@ -1,1 +1,18 @@
-"""kinn.data"""
+"""Data sets of fields: a user's own arrays, public file layouts, generated benchmarks, and normalisers."""
+
+from kinn.data.arrays import from_arrays, from_trajectories
+from kinn.data.datasets import OperatorDataset, TrajectoryDataset, TrajectoryWindows, split
+from kinn.data.normalizers import Identity, MinMax, Standard, normalizer_from_state
+
+__all__ = [
+    "Identity",
+    "MinMax",
+    "OperatorDataset",
+    "Standard",
+    "TrajectoryDataset",
+    "TrajectoryWindows",
+    "from_arrays",
+    "from_trajectories",
+    "normalizer_from_state",
+    "split",
+]

@@ -1,0 +1,105 @@
+"""A user's own arrays as data sets, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from kinn.data.datasets import OperatorDataset, TrajectoryDataset
+from kinn.data.samples import Samples
+from kinn.data.stores import ArrayFileStore, TensorStore, to_float32
+
+
+def from_arrays(inputs: Any, outputs: Any, *, channel_axis: int | None = 1) -> OperatorDataset:
+    """Pairs of fields from arrays.
+
+    Args:
+        inputs: `(N, C_in, *grid)`: a NumPy array, a tensor, an h5py data set, the path of a `.npy` file, or a pair
+            `(path of an HDF5 file, name of the array in it)`. Arrays in files stay there and are read item by item.
+        outputs: `(N, C_out, *grid)`, likewise; of another kind if need be.
+        channel_axis: where the channels lie (-1: last); None if there is no such axis, and each field is one channel.
+
+    Raises:
+        ValueError: if shapes do not match, or a value is NaN or infinite (found here in memory, on reading in files).
+        TypeError: if the arrays do not hold real numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from_arrays(np.ones((5, 32, 32)), np.ones((5, 32, 32)), channel_axis=None)
+        OperatorDataset(5 pairs, 1 -> 1 channels, grid (32, 32))
+    """
+    return OperatorDataset(
+        _samples(inputs, channel_axis=channel_axis, target=1, what="inputs"),
+        _samples(outputs, channel_axis=channel_axis, target=1, what="outputs"),
+    )
+
+
+def from_trajectories(
+    u: Any, *, time: Sequence[float] | None = None, channel_axis: int | None = 2
+) -> TrajectoryDataset:
+    """Trajectories from one array.
+
+    Args:
+        u: `(N, T, C, *grid)`, of the kinds that `from_arrays` takes.
+        time: the time of each frame, if known.
+        channel_axis: where the channels lie (-1: last); None if there is no such axis.
+
+    Raises:
+        ValueError: if shapes do not match, or a value is NaN or infinite (found here in memory, on reading in files).
+        TypeError: if the array does not hold real numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from_trajectories(np.ones((5, 20, 32, 32)), channel_axis=None)
+        TrajectoryDataset(5 trajectories, 20 frames, 1 channels, grid (32, 32))
+    """
+    return TrajectoryDataset(_samples(u, channel_axis=channel_axis, target=2, what="trajectories"), time=time)
+
+
+def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) -> Samples:
+    if isinstance(array, h5py.Dataset):
+        array = (array.file.filename, array.name)
+    if isinstance(array, tuple):
+        path, name = _hdf5_pair(array, what)
+        with h5py.File(path, "r") as file:
+            if not isinstance(file.get(name), h5py.Dataset):
+                raise ValueError(f"{path} holds no array '{name}' for the {what}; it holds {sorted(file)}")
+            n_axes = file[name].ndim  # pyright: ignore[reportAttributeAccessIssue]
+        return Samples(ArrayFileStore(path, name, axes=_axes(n_axes, channel_axis, target, what)))
+    if isinstance(array, (str, Path)):
+        if Path(array).suffix != ".npy":
+            raise ValueError(
+                f"{what} must come as an array, a .npy file or (HDF5 file, array name), but came as {array!r}"
+            )
+        n_axes = np.load(array, mmap_mode="r", allow_pickle=False).ndim
+        return Samples(ArrayFileStore(array, None, axes=_axes(n_axes, channel_axis, target, what)))
+    values = to_float32(array, what=what)
+    axes = _axes(values.ndim, channel_axis, target, what)
+    values = values.permute([axis for axis in axes if axis is not None]).contiguous()
+    return Samples(TensorStore(values.unsqueeze(target) if None in axes else values, what=what))
+
+
+def _axes(n_axes: int, channel_axis: int | None, target: int, what: str) -> list[int | None]:
+    axes: list[int | None] = list(range(n_axes))
+    if channel_axis is None:
+        axes.insert(target, None)
+    else:
+        if not -n_axes <= channel_axis < n_axes or channel_axis % n_axes < target:
+            raise ValueError(
+                f"{what} with {n_axes} axes have no channel axis {channel_axis} after their first {target}"
+            )
+        axes.insert(target, axes.pop(channel_axis))
+    return axes
+
+
+def _hdf5_pair(pair: tuple, what: str) -> tuple[Path, str]:
+    if len(pair) != 2 or not all(isinstance(part, (str, Path)) for part in pair):
+        raise ValueError(f"{what} in an HDF5 file are given as (path, name), but came as {pair!r}")
+    path = Path(pair[0])
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} for the {what}")
+    return path, str(pair[1])

@@ -1,0 +1,287 @@
+"""Data sets of pairs (input field, output field), of trajectories, and of windows cut from trajectories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kinn.data.samples import Samples
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class OperatorDataset(Dataset):
+    """Pairs of an input field and the output field that an operator maps it to.
+
+    Items are `(input (C_in, *grid), output (C_out, *grid))`, float32. Files are read item by item; `in_memory()` loads
+    them. A DataLoader reads whole batches at once through `__getitems__`.
+
+    Args:
+        inputs: samples `(N, C_in, *grid)`.
+        outputs: samples `(N, C_out, *grid)`.
+        metadata: whatever is known about the data (plain values), such as the generator's parameters.
+
+    Raises:
+        ValueError: if the numbers of samples or the grids differ, or there are no samples.
+
+    Example:
+        >>> from kinn.data import from_arrays
+        >>> data = from_arrays(torch.rand(8, 1, 16, 16), torch.rand(8, 2, 16, 16))
+        >>> len(data), data.in_channels, data.out_channels, data.grid
+        (8, 1, 2, (16, 16))
+    """
+
+    def __init__(self, inputs: Samples, outputs: Samples, *, metadata: Mapping[str, Any] | None = None) -> None:
+        _check_fields(inputs, "input")
+        _check_fields(outputs, "output")
+        if len(inputs) != len(outputs):
+            raise ValueError(
+                f"there must be one output per input, but there are {len(inputs)} inputs and {len(outputs)} outputs"
+            )
+        if inputs.shape[2:] != outputs.shape[2:]:
+            raise ValueError(
+                f"inputs and outputs must share one grid, but theirs are {inputs.shape[2:]} and {outputs.shape[2:]}"
+            )
+        self.inputs, self.outputs, self.metadata = inputs, outputs, dict(metadata or {})
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an input."""
+        return self.inputs.shape[1]
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of an output."""
+        return self.outputs.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Grid points along each axis."""
+        return self.inputs.shape[2:]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "c_in *grid"], Float[Tensor, "c_out *grid"]]:
+        return self.__getitems__([_check_index(index, len(self))])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(self.inputs.read(indices), self.outputs.read(indices), strict=True))
+
+    def subset(self, indices: slice | Sequence[int]) -> OperatorDataset:
+        """Some of the pairs, without reading them: `data.subset(slice(-200, None))` are the last 200."""
+        return OperatorDataset(self.inputs.subset(indices), self.outputs.subset(indices), metadata=self.metadata)
+
+    def in_memory(self) -> OperatorDataset:
+        """The same data set, loaded."""
+        return OperatorDataset(self.inputs.in_memory(), self.outputs.in_memory(), metadata=self.metadata)
+
+    def __repr__(self) -> str:
+        return (
+            f"OperatorDataset({len(self)} pairs, {self.in_channels} -> {self.out_channels} channels, grid {self.grid})"
+        )
+
+
+class TrajectoryDataset(Dataset):
+    """Fields that evolve in time.
+
+    Items are `(T, C, *grid)`, float32. Files are read item by item; `in_memory()` loads them.
+
+    Args:
+        trajectories: samples `(N, T, C, *grid)`.
+        time: the time of each frame, `T` numbers, if known.
+        metadata: whatever is known about the data (plain values).
+
+    Raises:
+        ValueError: if the shape has no room for frames, channels and a grid, there are no samples, or `time` does not
+            fit the frames.
+
+    Example:
+        >>> from kinn.data import from_trajectories
+        >>> data = from_trajectories(torch.rand(3, 20, 1, 16, 16))
+        >>> len(data), data.n_frames, data.channels, data.grid
+        (3, 20, 1, (16, 16))
+    """
+
+    def __init__(
+        self, trajectories: Samples, *, time: Sequence[float] | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        if len(trajectories.shape) < 4 or 0 in trajectories.shape:
+            raise ValueError(
+                "trajectories must have the shape (samples, frames, channels, *grid) without empty axes, "
+                f"but theirs is {trajectories.shape}"
+            )
+        if time is not None and len(time) != trajectories.shape[1]:
+            raise ValueError(
+                f"there must be one time per frame, but there are {len(time)} for {trajectories.shape[1]} frames"
+            )
+        self.trajectories, self.metadata = trajectories, dict(metadata or {})
+        self.time = None if time is None else [float(t) for t in time]
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of a trajectory."""
+        return self.trajectories.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """Channels of a frame."""
+        return self.trajectories.shape[2]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Grid points along each axis."""
+        return self.trajectories.shape[3:]
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    def __getitem__(self, index: int) -> Float[Tensor, "t c *grid"]:
+        return self.trajectories.read([_check_index(index, len(self))])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
+        return list(self.trajectories.read(indices))
+
+    def subset(self, indices: slice | Sequence[int]) -> TrajectoryDataset:
+        """Some of the trajectories, without reading them: `data.subset(slice(-200, None))` are the last 200."""
+        return TrajectoryDataset(self.trajectories.subset(indices), time=self.time, metadata=self.metadata)
+
+    def in_memory(self) -> TrajectoryDataset:
+        """The same data set, loaded."""
+        return TrajectoryDataset(self.trajectories.in_memory(), time=self.time, metadata=self.metadata)
+
+    def __repr__(self) -> str:
+        size = f"{len(self)} trajectories, {self.n_frames} frames, {self.channels} channels"
+        return f"TrajectoryDataset({size}, grid {self.grid})"
+
+
+class TrajectoryWindows(Dataset):
+    """Windows of trajectories: some frames, and the frames that follow them.
+
+    Items are `(history (n_history, C, *grid), future (n_future, C, *grid))`. Windows of one trajectory start at frames
+    `0, stride, 2 stride, ...` as long as they fit; those of trajectory 0 come first. With `n_future = T - n_history`
+    there is one window per trajectory: the full rollout.
+
+    Args:
+        dataset: the trajectories.
+        n_history: frames that are given.
+        n_future: frames to predict.
+        stride: frames from one window's start to the next.
+
+    Raises:
+        ValueError: if a number is not positive, or a window is longer than a trajectory.
+
+    Example:
+        >>> from kinn.data import from_trajectories
+        >>> windows = TrajectoryWindows(from_trajectories(torch.rand(3, 20, 1, 16, 16)), n_history=10, n_future=3)
+        >>> history, future = windows[0]
+        >>> len(windows), history.shape, future.shape
+        (24, torch.Size([10, 1, 16, 16]), torch.Size([3, 1, 16, 16]))
+    """
+
+    def __init__(self, dataset: TrajectoryDataset, *, n_history: int = 10, n_future: int = 1, stride: int = 1) -> None:
+        if min(n_history, n_future, stride) < 1:
+            raise ValueError(
+                f"n_history, n_future and stride must be positive, but are {n_history}, {n_future} and {stride}"
+            )
+        if n_history + n_future > dataset.n_frames:
+            raise ValueError(f"a window of {n_history} + {n_future} frames does not fit into {dataset.n_frames} frames")
+        self.dataset, self.n_history, self.n_future, self.stride = dataset, n_history, n_future, stride
+        self.per_trajectory = (dataset.n_frames - n_history - n_future) // stride + 1
+
+    def __len__(self) -> int:
+        return len(self.dataset) * self.per_trajectory
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "h c *grid"], Float[Tensor, "f c *grid"]]:
+        sample, window = divmod(_check_index(index, len(self)), self.per_trajectory)
+        start = window * self.stride
+        frames = self.dataset.trajectories.read([sample], window=slice(start, start + self.n_history + self.n_future))[
+            0
+        ]
+        return frames[: self.n_history], frames[self.n_history :]
+
+    def __repr__(self) -> str:
+        return f"TrajectoryWindows({len(self)} windows of {self.n_history} + {self.n_future} frames, {self.dataset!r})"
+
+
+D = TypeVar("D", OperatorDataset, TrajectoryDataset)
+
+
+def split(dataset: D, sizes: Mapping[str, int | float], seed: int | None) -> dict[str, D]:
+    """Cut a data set into disjoint parts.
+
+    Args:
+        dataset: pairs or trajectories.
+        sizes: the parts' names with their numbers of samples, or with fractions (floats) of the whole.
+        seed: of the random assignment; None keeps the order of the samples, as public benchmarks do: the first part holds
+            the first ones.
+
+    Returns:
+        the parts under their names, in the order of `sizes`. Same data set, sizes and seed: same parts.
+
+    Raises:
+        ValueError: if sizes mix counts and fractions, ask for more than there is, or leave a part empty.
+
+    Example:
+        >>> from kinn.data import from_arrays
+    >>> data = from_arrays(torch.rand(10, 1, 8, 8), torch.rand(10, 1, 8, 8))
+        >>> {name: len(part) for name, part in split(data, {"train": 0.8, "test": 0.2}, seed=0).items()}
+        {'train': 8, 'test': 2}
+    """
+    counts = _counts(sizes, len(dataset))
+    if seed is None:
+        order = list(range(len(dataset)))
+    else:
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    parts, start = {}, 0
+    for name, count in counts.items():
+        parts[name] = dataset.subset(order[start : start + count])
+        start += count
+    return parts
+
+
+def _counts(sizes: Mapping[str, int | float], total: int) -> dict[str, int]:
+    if not sizes or any(isinstance(size, bool) or size < 0 for size in sizes.values()):
+        raise ValueError(f"sizes must name parts with non-negative sizes, but are {dict(sizes)}")
+    fractions = [isinstance(size, float) for size in sizes.values()]
+    if any(fractions) and not all(fractions):
+        raise ValueError(f"sizes must be all counts (int) or all fractions (float), but are {dict(sizes)}")
+    if all(fractions):
+        if sum(sizes.values()) > 1 + 1e-9:
+            raise ValueError(f"fractions must sum to at most 1, but {dict(sizes)} sum to {sum(sizes.values()):g}")
+        # rounded cumulative shares: the parts of a full split always add up to the whole
+        edges = [0.0]
+        for size in sizes.values():
+            edges.append(edges[-1] + size)
+        places = [math.floor(edge * total + 0.5 - 1e-9) for edge in edges]
+        counts = {name: high - low for name, low, high in zip(sizes, places, places[1:], strict=False)}
+    else:
+        counts = {name: int(size) for name, size in sizes.items()}
+        if sum(counts.values()) > total:
+            raise ValueError(f"sizes {dict(sizes)} need {sum(counts.values())} samples, but the data set has {total}")
+    empty = [name for name, count in counts.items() if count == 0]
+    if empty:
+        raise ValueError(
+            f"every part needs a sample, but of {total} samples '{empty[0]}' gets none with sizes {dict(sizes)}"
+        )
+    return counts
+
+
+def _check_fields(samples: Samples, what: str) -> None:
+    if len(samples.shape) < 3 or 0 in samples.shape:
+        raise ValueError(
+            f"{what}s must have the shape (samples, channels, *grid) without empty axes, but theirs is "
+            f"{samples.shape}; from_arrays(..., channel_axis=None) adds a missing channel axis"
+        )
+
+
+def _check_index(index: int, length: int) -> int:
+    if not -length <= index < length:
+        raise IndexError(f"index {index} is outside a data set of {length} items")
+    return index % length

@@ -1,0 +1,83 @@
+"""A selection of the samples of a store, read a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from kinn.data.stores import Store, TensorStore
+
+
+class Samples:
+    """Samples of equal shape, in memory or in a file.
+
+    Args:
+        store: where they lie.
+        rows: which rows of the store, in which order; all of them if None.
+
+    Example:
+        >>> from kinn.data.stores import TensorStore
+        >>> samples = Samples(TensorStore(torch.arange(12.0).reshape(6, 2), what="numbers"))
+        >>> samples.subset(slice(-2, None)).read([0])
+        tensor([[8., 9.]])
+    """
+
+    def __init__(self, store: Store, *, rows: Sequence[int] | None = None) -> None:
+        self.store = store
+        self.rows = range(store.shape[0]) if rows is None else rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, ...)`."""
+        return (len(self.rows), *self.store.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, indices: Sequence[int], *, window: slice = slice(None)) -> Tensor:
+        """Read samples.
+
+        Args:
+            indices: which, in `0 .. N - 1`; repeats allowed.
+            window: cuts the first axis after the sample axis (the frames of a trajectory).
+
+        Returns:
+            float32 `(len(indices), ...)`, finite, the caller's own.
+        """
+        if len(indices) == 0:
+            return self.store.read([self.rows[0]], window)[:0]
+        return self.store.read([self.rows[i] for i in indices], window)
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """All samples in order, `batch_size` at a time."""
+        for start in range(0, len(self), batch_size):
+            yield self.read(range(start, min(start + batch_size, len(self))))
+
+    def subset(self, indices: slice | Sequence[int]) -> Samples:
+        """Some of the samples, without reading them.
+
+        Raises:
+            IndexError: if an index lies outside `-N .. N - 1`.
+        """
+        if isinstance(indices, slice):
+            return Samples(self.store, rows=self.rows[indices])
+        return Samples(self.store, rows=[self.rows[i] for i in indices])
+
+    def in_memory(self) -> Samples:
+        """The same samples, loaded."""
+        if isinstance(self.store, TensorStore):
+            return self
+        loaded = torch.empty(self.shape)
+        start = 0
+        for batch in self.batches(_rows_per_read(self.shape)):
+            loaded[start : start + len(batch)] = batch
+            start += len(batch)
+        return Samples(TensorStore(loaded, what="data"))
+
+
+def _rows_per_read(shape: tuple[int, ...]) -> int:
+    # about 256 MB at a time: files that store the samples along their last axis are slow to read in thin slices
+    numbers = torch.Size(shape[1:]).numel()
+    return max(1, 2**26 // max(numbers, 1))

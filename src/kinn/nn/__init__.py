@@ -1,1 +1,17 @@
-"""kinn.nn"""
+"""Parts of networks, channels-last: `(b, *grid, c)` to `(b, *grid, c)`."""
+
+from kinn.nn.block import KirchhoffBlock
+from kinn.nn.cell import KirchhoffCell, no_weight_decay
+from kinn.nn.routes import Route, routes_for
+from kinn.nn.separable import SeparableConv
+from kinn.nn.spectral import SpectralConv2d
+
+__all__ = [
+    "KirchhoffBlock",
+    "KirchhoffCell",
+    "Route",
+    "SeparableConv",
+    "SpectralConv2d",
+    "no_weight_decay",
+    "routes_for",
+]

@@ -1,0 +1,171 @@
+"""The cascaded Kirchhoff block (CKO inside a CKB): K cells per route, each driven by the one before it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kinn.nn.cell import KirchhoffCell
+from kinn.nn.routes import routes_for
+from kinn.nn.separable import SeparableConv
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["KirchhoffBlock"]
+
+
+class KirchhoffBlock(nn.Module):
+    """Residual block around a cascade of selective RC cells, on grids of one to three axes.
+
+    Eqs. (4), (5), (18), (19), (23)-(26), with `K = order` cells per route::
+
+        U = norm(X)
+        E = silu(SeparableConv(U W_e)),    Z = silu(U W_z)
+        Y_0 = E;  Y_k = cell_k(Y_{k-1}),  k = 1 .. K            wiring "series"
+        Y = Y_1 + ... + Y_K, summed over routes
+        out = X + s (norm(Y) * Z) W_o
+
+    `wiring="parallel"` drives every cell by `E`. Each route has `K` cells of its own and runs them along its direction.
+    The output norm, the learned scale `s` and an MLP branch behind (`out + mlp(norm(out))`) are optional. The
+    convolution is centred, so a block does not run one position at a time; its cells do (:meth:`KirchhoffCell.step`).
+
+    Args:
+        d_model: channels `C`.
+        order: cells in cascade `K`, at least 1.
+        routes: number of directions, see :func:`routes_for`; None for every axis both ways.
+        n_axes: number of grid axes, 1 to 3.
+        d_state: potentials per channel `N`.
+        expand: inner channels `D = expand * d_model`.
+        dt_rank: rank of the steps' projection; None for `ceil(d_model / 16)`.
+        wiring: "series" or "parallel".
+        injection: "zoh" or "euler", see :class:`KirchhoffCell`.
+        boundary: "zero", or "periodic" for a domain that closes on itself: the convolution wraps around, and every scan
+            starts in the state that it ends in.
+        lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.
+        kernel_size: odd width of the convolution.
+        conv_bias: bias of the convolution's depthwise part.
+        pointwise_bias: bias of its pointwise part.
+        output_norm: normalise `Y` before the gate.
+        mlp_ratio: hidden channels of the MLP over `d_model`; 0 for no MLP.
+        residual_scale: learn the scalar `s`, from 1; otherwise `s = 1`.
+
+    Raises:
+        ValueError: an option or size that is not one of the above; on call, an input that does not fit.
+
+    The block of FKNO with two routes, 7,081 + 2 * 4,320 parameters:
+
+    >>> block = KirchhoffBlock(20, routes=2, output_norm=True, mlp_ratio=3, residual_scale=True)
+    >>> sum(p.numel() for p in block.parameters())
+    15721
+    >>> block(torch.rand(1, 6, 5, 20)).shape
+    torch.Size([1, 6, 5, 20])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        order: int = 2,
+        routes: int | None = None,
+        n_axes: int = 2,
+        d_state: int = 16,
+        expand: float = 2,
+        dt_rank: int | None = None,
+        wiring: str = "series",
+        injection: str = "zoh",
+        boundary: str = "zero",
+        lines: str = "joined",
+        kernel_size: int = 3,
+        conv_bias: bool = True,
+        pointwise_bias: bool = True,
+        output_norm: bool = False,
+        mlp_ratio: float = 0,
+        residual_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        if order < 1:
+            raise ValueError(f"KirchhoffBlock: order must be at least 1, got {order}")
+        if wiring not in ("series", "parallel"):
+            raise ValueError(f"KirchhoffBlock: wiring must be 'series' or 'parallel', got {wiring!r}")
+        if lines not in ("joined", "separate"):
+            raise ValueError(f"KirchhoffBlock: lines must be 'joined' or 'separate', got {lines!r}")
+        d_inner = int(expand * d_model)
+        self.d_model = d_model
+        self.n_axes = n_axes
+        self.wiring = wiring
+        self.boundary = boundary
+        self.lines = lines
+        self.routes = routes_for(n_axes, 2 * n_axes if routes is None else routes)
+        self.norm = nn.LayerNorm(d_model)
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv = SeparableConv(
+            d_inner,
+            d_inner,
+            n_axes=n_axes,
+            kernel_size=kernel_size,
+            bias=conv_bias,
+            pointwise_bias=pointwise_bias,
+            boundary=boundary,
+        )
+        rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        self.cascades = nn.ModuleList(
+            nn.ModuleList(
+                KirchhoffCell(d_inner, d_state=d_state, dt_rank=rank, injection=injection) for _ in range(order)
+            )
+            for _ in self.routes
+        )
+        self.output_norm = nn.LayerNorm(d_inner) if output_norm else None
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.scale = nn.Parameter(torch.ones(())) if residual_scale else None
+        hidden = int(mlp_ratio * d_model)
+        self.mlp = (
+            nn.Sequential(nn.LayerNorm(d_model), nn.Linear(d_model, hidden), nn.GELU(), nn.Linear(hidden, d_model))
+            if hidden
+            else None
+        )
+
+    def forward(self, x: Float[Tensor, "b *grid c"], *, dt_scale: float = 1.0) -> Float[Tensor, "b *grid c"]:
+        """Map `(b, *grid, d_model)` to the same shape.
+
+        Args:
+            x: field on a grid of `n_axes` axes.
+            dt_scale: factor on every step of every cell: the grid's spacing over the spacing in training.
+        """
+        if x.dim() != self.n_axes + 2 or x.shape[-1] != self.d_model:
+            grid = ", ".join(["height", "width", "depth"][: self.n_axes])
+            raise ValueError(
+                f"KirchhoffBlock: expected shape (batch, {grid}, {self.d_model}), channels last, got {tuple(x.shape)}"
+            )
+        evolution, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        evolution = F.silu(self.conv(evolution))
+        orders = [self._cascade(cells, route, evolution, dt_scale) for cells, route in zip(self.cascades, self.routes)]
+        y = sum(orders[1:], orders[0])
+        if self.output_norm is not None:
+            y = self.output_norm(y)
+        y = self.out_proj(y * F.silu(gate))
+        x = x + (y if self.scale is None else self.scale * y)
+        return x if self.mlp is None else x + self.mlp(x)
+
+    def _cascade(self, cells: Any, route: Any, drive: Tensor, dt_scale: float) -> Tensor:
+        """Dense aggregation of all orders along one route, Eqs. (23), (24)."""
+        total = None
+        for cell in cells:
+            y = cell(
+                drive, dt_scale=dt_scale, axis=route.axis, reverse=route.reverse, lines=self.lines,
+                boundary=self.boundary,
+            )  # fmt: skip
+            total = y if total is None else total + y
+            if self.wiring == "series":
+                drive = y
+        assert total is not None
+        return total
+
+    def extra_repr(self) -> str:
+        """What the sub-modules do not show, for `repr`."""
+        directions = ", ".join(f"{'-' if route.reverse else '+'}{route.axis}" for route in self.routes)
+        return f"wiring={self.wiring!r}, routes=({directions}), lines={self.lines!r}, boundary={self.boundary!r}"

@@ -1,0 +1,76 @@
+"""Depthwise-separable convolution on channels-last grids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["SeparableConv"]
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class SeparableConv(nn.Module):
+    """A filter of its own for every channel, then a matrix across channels at every position.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        n_axes: number of grid axes, 1 to 3.
+        kernel_size: odd width of the filters along each axis.
+        bias: of the depthwise part.
+        pointwise_bias: of the pointwise part.
+        boundary: "zero" pads with zeros, "periodic" with the opposite side.
+
+    Raises:
+        ValueError: `n_axes` not in 1 to 3, even `kernel_size`, unknown boundary.
+
+    >>> SeparableConv(3, 8)(torch.rand(2, 7, 5, 3)).shape
+    torch.Size([2, 7, 5, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        n_axes: int = 2,
+        kernel_size: int = 3,
+        bias: bool = True,
+        pointwise_bias: bool = True,
+        boundary: str = "zero",
+    ) -> None:
+        super().__init__()
+        if n_axes not in _CONVOLUTIONS:
+            raise ValueError(f"SeparableConv: n_axes must be 1, 2 or 3, got {n_axes}")
+        if kernel_size % 2 != 1:
+            raise ValueError(f"SeparableConv: kernel_size must be odd, got {kernel_size}")
+        if boundary not in ("zero", "periodic"):
+            raise ValueError(f"SeparableConv: boundary must be 'zero' or 'periodic', got {boundary!r}")
+        self.n_axes = n_axes
+        self.boundary = boundary
+        bound = kernel_size ** (-n_axes / 2)
+        self.weight = nn.Parameter(torch.empty(in_channels, 1, *n_axes * (kernel_size,)).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(in_channels).uniform_(-bound, bound)) if bias else None
+        self.pointwise = nn.Linear(in_channels, out_channels, bias=pointwise_bias)
+
+    def forward(self, x: Float[Tensor, "b *grid i"]) -> Float[Tensor, "b *grid o"]:
+        """Map `(b, *grid, in_channels)` to `(b, *grid, out_channels)`."""
+        convolve = _CONVOLUTIONS[self.n_axes]
+        pad = self.weight.shape[-1] // 2
+        x = x.movedim(-1, 1)  # a view in channels-last memory format: nothing is copied
+        if self.boundary == "periodic":
+            x = F.pad(x, 2 * self.n_axes * (pad,), mode="circular")
+            pad = 0
+        y = convolve(x, self.weight, self.bias, padding=pad, groups=x.shape[1])
+        return self.pointwise(y.movedim(1, -1))
+
+    def extra_repr(self) -> str:
+        """What the sub-modules do not show, for `repr`."""
+        return f"kernel={tuple(self.weight.shape)}, bias={self.bias is not None}, boundary={self.boundary!r}"

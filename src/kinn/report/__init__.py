@@ -1,1 +1,7 @@
-"""kinn.report"""
+"""Tables, figures and the HTML page, drawn from saved result records alone."""
+
+from kinn.report.page import export, write_report
+from kinn.report.records import load_records
+from kinn.report.tables import print_table
+
+__all__ = ["export", "load_records", "print_table", "write_report"]

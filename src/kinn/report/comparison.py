@@ -1,0 +1,138 @@
+"""The comparison of the variants of one experiment: a table whose cells are ready to print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kinn.report.records import Experiment, Measure, Variant, measure
+from kinn.report.verdict import verdict
+from kinn.report.wording import metric_name, number_format
+
+NOTHING = "–"
+DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table column: its cells as text, and which rows hold the best value."""
+
+    header: str
+    cells: tuple[str, ...]
+    numeric: bool = True
+    essential: bool = True
+    best: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A comparison of the variants of one experiment, one row each, with the verdict in words below."""
+
+    title: str
+    slug: str
+    roles: tuple[str, ...]
+    columns: tuple[Column, ...]
+    notes: tuple[str, ...]
+
+
+def comparison_table(experiment: Experiment) -> Table:
+    """Compare the variants of an experiment: primary metric first, then the rest.
+
+    Every number is the mean over seeds, ``±`` the sample standard deviation where there are several. The ratio is
+    taken to the baseline with the lowest primary metric, the hardest one to beat.
+
+    Args:
+        experiment: variants with their runs.
+
+    Returns:
+        The table, ready for any of the renderers in `kinn.report.tables`.
+    """
+    variants, primary = experiment.variants, experiment.primary_metric
+    columns = [
+        Column("Model", tuple(v.name for v in variants), numeric=False),
+        Column("Role", tuple(v.role for v in variants), numeric=False),
+    ]
+    counts = [len(v.records) for v in variants]
+    if max(counts) > 1:
+        columns.append(Column("Seeds", tuple(map(str, counts)), essential=len(set(counts)) > 1))
+    columns.append(_measures(metric_name(primary), [v.metric(primary) for v in variants], lower_is_better=True))
+    columns.extend(_paper(variants, primary, essential=True))
+    columns.extend(_ratio(experiment))
+    for split in _splits(variants):
+        header = f"{metric_name(primary)}, {split.replace('_', ' ')}"
+        columns.append(_measures(header, [v.metric(primary, split) for v in variants], essential=False))
+    for name in experiment.other_metrics:
+        columns.append(_measures(metric_name(name), [v.metric(name) for v in variants], essential=False))
+        columns.extend(_paper(variants, name, essential=False))
+    if any(v.parameters is not None for v in variants):
+        cells = (NOTHING if v.parameters is None else f"{v.parameters:,}" for v in variants)
+        columns.append(Column("Parameters", tuple(cells)))
+    columns.extend(_seconds(variants))
+    columns.extend(_memory(variants))
+    return Table(
+        experiment.title, experiment.slug, tuple(v.role for v in variants), tuple(columns), verdict(experiment)
+    )
+
+
+def _measures(
+    header: str, measures: list[Measure | None], *, essential: bool = True, lower_is_better: bool = False
+) -> Column:
+    show = number_format([m.mean for m in measures if m is not None])
+    cells = []
+    for m in measures:
+        if m is None:
+            cells.append(NOTHING)
+        elif not m.finite:
+            cells.append(DIVERGED)
+        else:
+            cells.append(show(m.mean) if m.spread is None else f"{show(m.mean)} ± {show(m.spread)}")
+    best: frozenset[int] = frozenset()
+    if lower_is_better:
+        means = {i: show(m.mean) for i, m in enumerate(measures) if m is not None and m.finite}
+        lowest = min(means.values(), key=float, default=None)
+        best = frozenset(i for i, mean in means.items() if mean == lowest)
+    return Column(header, tuple(cells), essential=essential, best=best)
+
+
+def _paper(variants: Sequence[Variant], metric: str, *, essential: bool) -> list[Column]:
+    figures = [next((r.paper[metric] for r in v.records if r.paper.get(metric) is not None), None) for v in variants]
+    if all(figure is None for figure in figures):
+        return []
+    cells = tuple(NOTHING if figure is None else f"{figure:.4g}" for figure in figures)
+    header = "Paper" if essential else f"{metric_name(metric)}, paper"
+    return [Column(header, cells, essential=essential)]
+
+
+def _ratio(experiment: Experiment) -> list[Column]:
+    baseline = experiment.best("baseline")
+    reference = baseline.metric(experiment.primary_metric) if baseline else None
+    if baseline is None or reference is None or reference.mean == 0 or len(experiment.variants) < 2:
+        return []
+    cells = []
+    for variant in experiment.variants:
+        score = variant.metric(experiment.primary_metric)
+        cells.append(f"{score.mean / reference.mean:.2f}×" if score and score.finite else NOTHING)
+    return [Column(f"vs {baseline.name}", tuple(cells))]
+
+
+def _seconds(variants: Sequence[Variant]) -> list[Column]:
+    times = [v.seconds() for v in variants]
+    longest = max((t.mean for t in times if t is not None), default=None)
+    if longest is None:
+        return []
+    unit, seconds = next(((u, s) for u, s in (("s", 1.0), ("min", 60.0)) if longest < 120 * s), ("h", 3600.0))
+    cells = tuple(NOTHING if t is None else f"{t.mean / seconds:.1f}" for t in times)
+    return [Column(f"Training ({unit})", cells)]
+
+
+def _memory(variants: Sequence[Variant]) -> list[Column]:
+    peaks = [measure(r.memory["peak_rss_bytes"] for r in v.records if r.memory.get("peak_rss_bytes")) for v in variants]
+    if all(peak is None for peak in peaks):
+        return []
+    cells = tuple(NOTHING if peak is None else f"{peak.mean / 2**20:,.0f}" for peak in peaks)
+    return [Column("Peak memory (MiB)", cells, essential=False)]
+
+
+def _splits(variants: Sequence[Variant]) -> list[str]:
+    splits = dict.fromkeys(split for v in variants for r in v.records for split in r.metrics)
+    return [split for split in splits if split not in ("test", "validation")]

@@ -1,0 +1,186 @@
+"""The report: one HTML page that holds everything, and the same figures and tables as files for a paper."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinn._version import __version__
+from kinn.report.comparison import comparison_table
+from kinn.report.records import Experiment, Source, load_records
+from kinn.report.tables import to_html, to_latex, to_markdown
+from kinn.report.wording import METRIC_MEANINGS, flatten, join, metric_name, show_value
+
+if TYPE_CHECKING:
+    from kinn.report.style import Picture
+
+
+def write_report(source: Source, output: str | Path) -> Path:
+    """Write one self-contained HTML page: tables with verdicts, figures, provenance, and how to read the metrics.
+
+    The page needs no network and no script; it follows the reader's light or dark setting and prints well.
+
+    Args:
+        source: a folder or files with result records, or the records themselves.
+        output: the file to write, or an existing folder, in which it becomes ``report.html``.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ImportError: the extra ``report`` is not installed.
+        ValueError: from `kinn.report.load_records`.
+    """
+    _require_extra()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from kinn.report.style import DARK, LIGHT
+
+    experiments = load_records(source)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    metrics = dict.fromkeys(name for e in experiments for name in (e.primary_metric, *e.other_metrics))
+    sections, numbers = [], count(1)
+    for experiment in experiments:
+        table = comparison_table(experiment)
+        figures = []
+        for picture in _pictures(experiment):
+            uris = {"light": picture.data_uri(LIGHT), "dark": picture.data_uri(DARK)}
+            figures.append({"number": next(numbers), "caption": picture.caption, "alt": picture.alt, **uris})
+        section = {"anchor": table.slug, "title": experiment.title, "what": _what(experiment), "notes": table.notes}
+        section |= {"table": Markup(to_html(table)), "figures": figures, "settings": _settings(experiment)}
+        sections.append({**section, "runs": _runs(experiment)})
+    html = environment.get_template("report.html").render(
+        title=experiments[0].title if len(experiments) == 1 else "Kirchhoff operators and their baselines",
+        lede=_lede(experiments),
+        sections=sections,
+        metrics=[(metric_name(name), METRIC_MEANINGS[name]) for name in metrics if name in METRIC_MEANINGS],
+        has_paper=any(record.paper for experiment in experiments for record in experiment.records),
+        provenance=[(t, _distinct(experiments, w)) for t, w in (("Machine", "hardware"), ("Versions", "versions"))],
+        kinn_version=__version__,
+    )
+    path = Path(output)
+    path = path / "report.html" if path.is_dir() else path
+    _write(path, html.encode())
+    return path
+
+
+def export(source: Source, folder: str | Path) -> list[Path]:
+    """Write every figure (SVG, PNG) and every table (Markdown, LaTeX) as a file of its own.
+
+    Args:
+        source: a folder or files with result records, or the records themselves.
+        folder: where to write; made if need be.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        ImportError: the extra ``report`` is not installed.
+        ValueError: from `kinn.report.load_records`.
+    """
+    _require_extra()
+    from kinn.report.style import PAPER
+
+    folder = Path(folder)
+    paths = []
+    for experiment in load_records(source):
+        table = comparison_table(experiment)
+        files = {f"{table.slug}.md": to_markdown(table).encode(), f"{table.slug}.tex": to_latex(table).encode()}
+        files |= {f"{p.name}.{p.kind}": p.render(PAPER) for p in _pictures(experiment)}
+        for name, content in files.items():
+            _write(folder / name, content)
+            paths.append(folder / name)
+    return paths
+
+
+def _require_extra() -> None:
+    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"reports need {' and '.join(missing)}: pip install kinn-torch[report]")
+
+
+def _pictures(experiment: Experiment) -> list[Picture]:
+    from kinn.report.curves import curve_pictures
+    from kinn.report.fields import field_pictures
+
+    return field_pictures(experiment) + curve_pictures(experiment)
+
+
+def _lede(experiments: list[Experiment]) -> str:
+    runs = [record for experiment in experiments for record in experiment.records]
+    variants = sum(len(experiment.variants) for experiment in experiments)
+    recipes = join(list(dict.fromkeys(record.recipe for record in runs if record.recipe)))
+    days = sorted(record.date[:10] for record in runs if record.date)
+    when = f", {days[0]}" if days and days[0] == days[-1] else f", {days[0]} to {days[-1]}" if days else ""
+    return (
+        f"{_count(len(runs), 'training run')} of {_count(variants, 'model')} in "
+        f"{_count(len(experiments), 'experiment')}{f', recipe {recipes}' if recipes else ''}{when}."
+    )
+
+
+def _what(experiment: Experiment) -> str:
+    """Who was compared with whom, under which budget."""
+    names = {role: join([v.name for v in experiment.variants if v.role == role]) for role in ("ours", "baseline")}
+    seeds = sorted({record.seed for record in experiment.records})
+    text = f"Ours: {names['ours'] or 'none'}. Baseline: {names['baseline'] or 'none'}."
+    text += f" {'Seed' if len(seeds) == 1 else 'Seeds'} {join(list(map(str, seeds)))}"
+    text += f", budget {experiment.budget}." if experiment.budget else "."
+    return f"{text} The primary metric is {metric_name(experiment.primary_metric)} on test."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _settings(experiment: Experiment) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Data and training settings that all runs share; the verdict names those in which they differ."""
+    groups = []
+    for title, what in (("Data", "data"), ("Training", "config")):
+        runs = [flatten(getattr(record, what)) for record in experiment.records]
+        shared = {k: v for k, v in runs[0].items() if all(repr(run.get(k)) == repr(v) for run in runs)}
+        if shared:
+            groups.append((title, [(key.replace("_", " "), show_value(value)) for key, value in shared.items()]))
+    return groups
+
+
+def _runs(experiment: Experiment) -> list[dict[str, Any]]:
+    return [
+        {
+            "variant": record.variant,
+            "seed": record.seed,
+            "best_epoch": show_value(record.best_epoch),
+            "date": record.date,
+        }
+        | {"command": record.command, "model": record.model, "arguments": show_value(record.arguments)}
+        for record in experiment.records
+    ]
+
+
+def _distinct(experiments: list[Experiment], what: str) -> list[list[tuple[str, str]]]:
+    found = (getattr(record, what) for experiment in experiments for record in experiment.records)
+    unique = {json.dumps(item, sort_keys=True, default=str): item for item in found if item}
+    return [[(key.replace("_", " "), show_value(value)) for key, value in item.items()] for item in unique.values()]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

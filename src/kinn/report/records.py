@@ -1,0 +1,201 @@
+"""Result records, read from files and grouped by experiment and variant."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from kinn.report.schema import ROLES, Record, parse_record
+
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]]"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Mean and sample standard deviation of one number over seeds; the spread of one seed is unknown (None)."""
+
+    mean: float
+    spread: float | None
+    count: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether every seed gave a finite number (a diverged run does not)."""
+        return math.isfinite(self.mean)
+
+
+def measure(values: Iterable[float]) -> Measure | None:
+    """Summarise one number over seeds, or None when no seed has it.
+
+    >>> measure([1.0, 3.0])
+    Measure(mean=2.0, spread=1.4142135623730951, count=2)
+    """
+    numbers = np.asarray(list(values), dtype=float)
+    if numbers.size == 0:
+        return None
+    if not np.isfinite(numbers).all():
+        return Measure(math.nan, None, numbers.size)
+    spread = float(numbers.std(ddof=1)) if numbers.size > 1 else None
+    return Measure(float(numbers.mean()), spread, numbers.size)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model configuration of an experiment with its runs, one per seed, in the order of the seeds."""
+
+    name: str
+    role: str
+    records: tuple[Record, ...]
+
+    def metric(self, name: str, split: str = "test") -> Measure | None:
+        """A metric over seeds, or None where no run has it; a null in the file counts as diverged."""
+        found = [r.metrics[split][name] for r in self.records if name in r.metrics.get(split, {})]
+        return measure(math.nan if value is None else value for value in found)
+
+    def seconds(self) -> Measure | None:
+        """Training time in seconds over seeds."""
+        return measure(r.time["train_seconds"] for r in self.records if r.time.get("train_seconds") is not None)
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trainable parameters."""
+        return next((r.parameters for r in self.records if r.parameters is not None), None)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Variants that were trained for the same task and budget; baselines come first."""
+
+    name: str
+    recipe: str
+    budget: str
+    title: str
+    primary_metric: str
+    variants: tuple[Variant, ...]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Every run, variant by variant."""
+        return tuple(record for variant in self.variants for record in variant.records)
+
+    @property
+    def other_metrics(self) -> tuple[str, ...]:
+        """Names of the test metrics besides the primary one."""
+        names = dict.fromkeys(name for record in self.records for name in record.metrics["test"])
+        return tuple(name for name in names if name != self.primary_metric)
+
+    @property
+    def slug(self) -> str:
+        """A name for files and anchors."""
+        words = re.findall(r"[a-z0-9]+", f"{self.recipe} {self.name} {self.budget}".lower())
+        return "-".join(dict.fromkeys(words)) or "experiment"
+
+    def best(self, role: str) -> Variant | None:
+        """The variant of a role with the lowest finite primary metric on test, or None."""
+        scored = []
+        for variant in self.variants:
+            score = variant.metric(self.primary_metric)
+            if variant.role == role and score is not None and score.finite:
+                scored.append((score.mean, variant.name, variant))
+        return min(scored)[2] if scored else None
+
+
+def load_records(source: Source) -> list[Experiment]:
+    """Read result records and group them by experiment and variant.
+
+    In a folder every ``*.json`` at any depth is looked at, and files that are no result records (model metadata, for
+    example) are passed over; a file that is named must be a record. Of two records of the same run the newer counts.
+
+    Args:
+        source: a folder, a file, a record as a mapping, or a list of these.
+
+    Returns:
+        The experiments in the order of their names, each with its variants (baselines first).
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: no record was found, or a file is truncated, foreign, written by a newer version, or contradicts
+            the others.
+
+    Example:
+        >>> run = {"schema": 1, "experiment": "poisson", "variant": "UKNO", "role": "ours", "seed": 0,
+        ...        "primary_metric": "relative_l2", "metrics": {"test": {"relative_l2": 0.01}}}
+        >>> load_records(run)[0].variants[0].metric("relative_l2").mean
+        0.01
+    """
+    items = [source] if isinstance(source, (str, Path, Mapping)) else list(source)
+    records: list[Record] = []
+    for item in items:
+        if isinstance(item, Mapping):
+            records.append(parse_record(item, "the record given"))
+        else:
+            records.extend(_read(Path(item)))
+    if not records:
+        raise ValueError(f"no result records in {', '.join(str(item) for item in items) or 'an empty list'}")
+    return _group(records)
+
+
+def _read(path: Path) -> list[Record]:
+    if path.is_dir():
+        contents = ((file, _parse_json(file)) for file in sorted(path.rglob("*.json")))
+        return [parse_record(content, str(file)) for file, content in contents if _looks_like_record(content)]
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    return [parse_record(_parse_json(path), str(path))]
+
+
+def _looks_like_record(content: object) -> bool:
+    return isinstance(content, Mapping) and {"schema", "experiment", "variant"} <= content.keys()
+
+
+def _parse_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON, it may be truncated: {error}") from None
+
+
+def natural_order(text: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts K=2 before K=10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", text)]
+
+
+def _group(records: list[Record]) -> list[Experiment]:
+    newest: dict[tuple[str, str, str, str, int], Record] = {}
+    for record in records:
+        run = (record.recipe, record.experiment, record.budget, record.variant, record.seed)
+        if run in newest:
+            older, newer = sorted((newest[run], record), key=lambda r: r.date)
+            message = f"{newer.origin} replaces {older.origin}: both are seed {record.seed} of {record.variant}"
+            warnings.warn(message, stacklevel=3)
+            record = newer
+        newest[run] = record
+    experiments: dict[tuple[str, str, str], dict[str, list[Record]]] = {}
+    for record in newest.values():
+        variants = experiments.setdefault((record.recipe, record.experiment, record.budget), {})
+        variants.setdefault(record.variant, []).append(record)
+    return [_experiment(*key, variants) for key, variants in sorted(experiments.items())]
+
+
+def _experiment(recipe: str, name: str, budget: str, groups: dict[str, list[Record]]) -> Experiment:
+    metrics = sorted({record.primary_metric for runs in groups.values() for record in runs})
+    if len(metrics) > 1:
+        raise ValueError(f"the records of {name} disagree on their primary metric: {', '.join(metrics)}")
+    variants = []
+    for variant, runs in groups.items():
+        for what in ("role", "parameters"):
+            values = {getattr(record, what) for record in runs}
+            if len(values) > 1:
+                raise ValueError(f"the records of {variant} in {name} disagree on {what}: {sorted(map(str, values))}")
+        variants.append(Variant(variant, runs[0].role, tuple(sorted(runs, key=lambda r: r.seed))))
+    variants.sort(key=lambda v: (ROLES.index(v.role), natural_order(v.name)))
+    title = next((r.title for runs in groups.values() for r in runs if r.title), name)
+    return Experiment(name, recipe, budget, title, metrics[0], tuple(variants))

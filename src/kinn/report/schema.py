@@ -1,0 +1,126 @@
+"""The result record: what one training run writes, checked on the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 1
+
+ROLES = ("baseline", "ours")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one training run left behind: who was trained on what, and how well it did.
+
+    The first six attributes are required in the file; whatever else is absent is simply not drawn.
+    """
+
+    experiment: str
+    variant: str
+    role: str
+    seed: int
+    primary_metric: str
+    metrics: dict[str, dict[str, float | None]]
+    recipe: str = ""
+    title: str = ""
+    budget: str = ""
+    model: str = ""
+    command: str = ""
+    date: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    time: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    fields: list[dict[str, Any]] = field(default_factory=list)
+    parameters: int | None = None
+    best_epoch: int | None = None
+    origin: str = ""
+
+
+REQUIRED = ("experiment", "variant", "role", "seed", "primary_metric", "metrics")
+TEXTS = ("experiment", "variant", "role", "primary_metric", "recipe", "title", "budget", "model", "command", "date")
+WHOLE_NUMBERS = ("seed", "parameters", "best_epoch")
+MAPPINGS = ("metrics", "arguments", "config", "data", "paper", "curves", "time", "memory", "hardware", "versions")
+LISTS = ("fields",)
+
+
+def parse_record(content: object, origin: str) -> Record:
+    """Check one record and give its fields names.
+
+    Args:
+        content: what the JSON file holds.
+        origin: where it came from, for messages.
+
+    Raises:
+        ValueError: it is no record, of another schema, incomplete, or a field is of the wrong kind.
+    """
+    if not isinstance(content, Mapping) or "schema" not in content:
+        raise ValueError(f"{origin} is not a kinn result record: expected a JSON object with 'schema': {SCHEMA}")
+    schema = content["schema"]
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        advice = "; it was written by a newer kinn, please upgrade" if newer else ""
+        raise ValueError(f"{origin} has schema {schema!r}, expected {SCHEMA}{advice}")
+    missing = [name for name in REQUIRED if content.get(name) is None]
+    if missing:
+        raise ValueError(f"{origin} is an incomplete result record: {', '.join(missing)} missing")
+    kinds: tuple[tuple[tuple[str, ...], type, str], ...] = (
+        (TEXTS, str, "text"),
+        (WHOLE_NUMBERS, int, "a whole number"),
+        (MAPPINGS, dict, "an object"),
+        (LISTS, list, "a list"),
+    )
+    values: dict[str, Any] = {}
+    for names, kind, word in kinds:
+        for name in names:
+            value = content.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f"{origin}: expected {name} to be {word}, got {value!r:.60}")
+            values[name] = value
+    record = Record(**values, origin=origin)
+    if record.role not in ROLES:
+        raise ValueError(f"{origin}: expected role to be one of {', '.join(ROLES)}, got {record.role!r}")
+    for split, metrics in record.metrics.items():
+        if not isinstance(metrics, dict) or not all(_number(value) for value in metrics.values()):
+            raise ValueError(f"{origin}: expected metrics.{split} to map names to numbers, got {metrics!r:.60}")
+    if record.primary_metric not in record.metrics.get("test", {}):
+        raise ValueError(f"{origin}: primary metric {record.primary_metric!r} is not among its test metrics")
+    for sample in record.fields:
+        _check_sample(sample, origin)
+    return record
+
+
+def _number(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _check_sample(sample: object, origin: str) -> None:
+    if not isinstance(sample, dict) or not {"truth", "prediction"} <= sample.keys():
+        raise ValueError(f"{origin}: expected each of fields to hold truth and prediction, got {sample!r:.60}")
+    shapes = {}
+    for name in ("truth", "prediction", "input"):
+        if sample.get(name) is None and name == "input":
+            continue
+        try:
+            shapes[name] = np.asarray(sample[name], dtype=float).shape
+        except (ValueError, TypeError):
+            shapes[name] = ()
+        if len(shapes[name]) != 2 or 0 in shapes[name]:
+            raise ValueError(f"{origin}: expected {name} of {sample.get('label')!r} to be a rectangular 2-D array")
+    if shapes["truth"] != shapes["prediction"]:
+        raise ValueError(
+            f"{origin}: truth and prediction of {sample.get('label')!r} differ in shape, "
+            f"{shapes['truth']} and {shapes['prediction']}"
+        )

@@ -1,0 +1,204 @@
+"""How figures look: themes for light and dark pages, colour-blind-safe series, labels beside the lines they name."""
+
+from __future__ import annotations
+
+import base64
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from kinn.report.records import Experiment
+
+WIDTH = 7.2
+"""Width of every figure in inches: a text column of a page, so that all are scaled alike."""
+
+FONT = 8.0
+
+DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 1, 1, 1, 2)))
+MARKERS = "osD^vPX*"
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours for one background. The series colours are Okabe and Ito's, in the order of contrast."""
+
+    ink: str
+    faint: str
+    baseline: tuple[str, ...]
+    ours: tuple[str, ...]
+    background: str = "none"
+
+
+LIGHT = Theme(
+    ink="#1f2328",
+    faint="#d5d9de",
+    baseline=("#1f2328", "#767c84", "#a3a9b0"),
+    ours=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+)
+DARK = Theme(
+    ink="#dfe3e8",
+    faint="#3a4048",
+    baseline=("#dfe3e8", "#9aa1a9", "#737a82"),
+    ours=("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#d55e00"),
+)
+PAPER = Theme(ink="#000000", faint="#cccccc", baseline=LIGHT.baseline, ours=LIGHT.ours, background="#ffffff")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that can be drawn in any theme, with the words that belong to it."""
+
+    name: str
+    kind: Literal["svg", "png"]
+    caption: str
+    alt: str
+    draw: Callable[[Theme], Figure]
+
+    def render(self, theme: Theme) -> bytes:
+        """Draw it and return the file's bytes: the same for the same records."""
+        buffer = io.BytesIO()
+        with mpl.rc_context(_settings(theme)):  # pyright: ignore[reportArgumentType]
+            figure = self.draw(theme)
+            metadata = {"Date": None} if self.kind == "svg" else {"Software": None}
+            figure.savefig(buffer, format=self.kind, dpi=220, facecolor=theme.background, metadata=metadata)
+        return buffer.getvalue()
+
+    def data_uri(self, theme: Theme) -> str:
+        """The picture as an address that holds it."""
+        mime = {"svg": "image/svg+xml", "png": "image/png"}[self.kind]
+        return f"data:{mime};base64,{base64.b64encode(self.render(theme)).decode()}"
+
+
+def _settings(theme: Theme) -> dict[str, Any]:
+    return {
+        "font.family": "DejaVu Sans",
+        "font.size": FONT,
+        "text.color": theme.ink,
+        "text.parse_math": False,  # names come from files: a dollar sign is a dollar sign
+        "axes.edgecolor": theme.ink,
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.labelcolor": theme.ink,
+        "axes.linewidth": 0.6,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": FONT,
+        "axes.axisbelow": True,
+        "grid.color": theme.faint,
+        "grid.linewidth": 0.5,
+        "xtick.color": theme.ink,
+        "ytick.color": theme.ink,
+        "xtick.labelsize": FONT - 1,
+        "ytick.labelsize": FONT - 1,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "kinn",
+    }
+
+
+@dataclass(frozen=True)
+class Series:
+    """Colour, dash and marker of one variant; the same in every figure of its experiment."""
+
+    color: str
+    dashes: Any
+    marker: str
+
+    def line(self) -> dict[str, Any]:
+        """Keyword arguments for a line."""
+        return {"color": self.color, "linestyle": self.dashes}
+
+
+def series(experiment: Experiment, theme: Theme) -> dict[str, Series]:
+    """Styles by variant: ours in colour, baselines in ink and greys, every one with dashes of its own."""
+    styles, counts = {}, {"ours": 0, "baseline": 0}
+    for i, variant in enumerate(experiment.variants):
+        colors = theme.ours if variant.role == "ours" else theme.baseline
+        color = colors[counts[variant.role] % len(colors)]
+        counts[variant.role] += 1
+        styles[variant.name] = Series(color, DASHES[(i + 1) % len(DASHES)], MARKERS[i % len(MARKERS)])
+    return styles
+
+
+def log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with labels as plain numbers, more of them where it spans less than two decades."""
+    axis, limits = (axes.xaxis, axes.get_xlim()) if which == "x" else (axes.yaxis, axes.get_ylim())
+    axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
+    decades = np.log10(limits[1] / limits[0]) if min(limits) > 0 else 9.0
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain_number(value: float) -> str:
+    """A tick label without markup.
+
+    >>> plain_number(0.02), plain_number(1e-6), plain_number(476698)
+    ('0.02', '10⁻⁶', '476,698')
+    """
+    if value > 0 and not 1e-4 <= value < 1e7:
+        exponent = int(np.floor(np.log10(value * (1 + 1e-9))))
+        digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        factor = value / 10.0**exponent
+        return f"10{digits}" if abs(factor - 1) < 1e-6 else f"{factor:g}·10{digits}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+
+
+def spread_apart(positions: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
+    """Move positions apart to at least `gap`, in their order and as little as a few sweeps find.
+
+    >>> [round(p, 6) for p in spread_apart([0.5, 0.5, 0.9], 0.1)]
+    [0.45, 0.55, 0.9]
+    """
+    order = np.argsort(positions, kind="stable")
+    placed = np.clip(np.asarray(positions, dtype=float)[order], low, high)
+    for _ in range(200):
+        short = np.maximum(gap - np.diff(placed), 0)
+        if short.max(initial=0) < 1e-9:
+            break
+        placed[:-1] -= short / 2
+        placed[1:] += short / 2
+        placed += max(low - placed[0], 0) if placed[0] < low else -max(placed[-1] - high, 0)
+    result = np.empty_like(placed)
+    result[order] = placed
+    return result.tolist()
+
+
+def label_ends(axes: Axes, ends: dict[str, float], styles: dict[str, Series], height: float) -> None:
+    """Write each variant's name at the right end of its line, after a sample of the line itself.
+
+    Args:
+        axes: axes whose limits and scales are final.
+        ends: by variant, the value where its line ends.
+        styles: by variant, the line's style.
+        height: height of the axes in inches, for the distance between labels.
+    """
+    to_fraction = axes.transScale + axes.transLimits
+    x = axes.get_xlim()[1]
+    true = [float(to_fraction.transform((x, end))[1]) for end in ends.values()]
+    lines = {name: wrap(name, 22) for name in ends}
+    tallest = max((text.count("\n") + 1 for text in lines.values()), default=1)
+    places = spread_apart(true, tallest * 1.35 * FONT / 72 / height)
+    for name, place in zip(ends, places):
+        axes.plot([1.02, 1.09], [place] * 2, **styles[name].line(), lw=1.6, transform=axes.transAxes, clip_on=False)
+        axes.text(1.105, place, lines[name], transform=axes.transAxes, va="center", fontsize=FONT - 0.5)
+
+
+def wrap(text: str, width: int) -> str:
+    """Break a long name into at most two lines."""
+    parts = textwrap.wrap(text, width, break_long_words=True)
+    if len(parts) > 2:
+        parts = [parts[0], parts[1][: max(width - 1, 1)] + "…"]
+    return "\n".join(parts)

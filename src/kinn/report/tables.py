@@ -1,0 +1,137 @@
+"""The comparison table on a console, in Markdown, LaTeX and HTML: the same cells everywhere."""
+
+from __future__ import annotations
+
+from html import escape
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from kinn.report.comparison import Column, Table, comparison_table
+from kinn.report.records import Source, load_records
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": "--",
+    "\n": " ",
+}
+
+
+def print_table(source: Source, console: Console | None = None) -> None:
+    """Print one comparison table per experiment, with the verdict in words under it.
+
+    All metrics are shown where the console is wide enough, else the primary one, parameters and time.
+
+    Args:
+        source: a folder or files with result records, or the records themselves.
+        console: where to print; standard output by default.
+
+    Raises:
+        ValueError: from `kinn.report.load_records`.
+    """
+    console = console or Console()
+    for experiment in load_records(source):
+        table = comparison_table(experiment)
+        columns = table.columns if _width(table.columns) <= console.width else _essential(table)
+        drawn = RichTable(title=Text(table.title), title_justify="left", title_style="bold", header_style="bold")
+        for column in columns:
+            drawn.add_column(Text(column.header), justify="right" if column.numeric else "left", overflow="fold")
+        for row in range(len(table.roles)):
+            drawn.add_row(*(Text(c.cells[row], style="bold" if row in c.best else "") for c in columns))
+        console.print(drawn)
+        for note in table.notes:
+            console.print(Text(note))
+        if len(columns) < len(table.columns):
+            console.print(Text("Further metrics are in the report; a wider console shows them too.", style="dim"))
+        console.print()
+
+
+def _essential(table: Table) -> tuple[Column, ...]:
+    return tuple(column for column in table.columns if column.essential)
+
+
+def _width(columns: tuple[Column, ...]) -> int:
+    return 1 + sum(3 + max(map(len, (column.header, *column.cells))) for column in columns)
+
+
+def to_markdown(table: Table) -> str:
+    """The table in GitHub's Markdown, best primary metric in bold, notes below."""
+
+    def row(cells: list[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def clean(text: str) -> str:
+        text = escape(text, quote=False).replace("\n", " ")
+        for sign in "\\|*_`[]":
+            text = text.replace(sign, "\\" + sign)
+        return text
+
+    lines = [f"**{clean(table.title)}**", "", row([clean(column.header) for column in table.columns])]
+    lines.append(row(["---:" if column.numeric else ":---" for column in table.columns]))
+    for i in range(len(table.roles)):
+        cells = [clean(column.cells[i]) for column in table.columns]
+        lines.append(row([f"**{cell}**" if i in column.best else cell for cell, column in zip(cells, table.columns)]))
+    return "\n".join([*lines, "", *(f"- {clean(note)}" for note in table.notes), ""])
+
+
+def to_latex(table: Table) -> str:
+    """The table as a LaTeX float; it needs the package booktabs. The notes are its caption."""
+
+    def row(cells: list[str]) -> str:
+        return f"    {' & '.join(cells)} \\\\"
+
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        f"  \\caption{{{latex_text(table.title)}. {latex_text(' '.join(table.notes))}}}",
+        f"  \\label{{tab:{table.slug}}}",
+        f"  \\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
+        r"    \toprule",
+        row([latex_text(column.header) for column in table.columns]),
+        r"    \midrule",
+    ]
+    for i in range(len(table.roles)):
+        cells = [latex_text(column.cells[i]) for column in table.columns]
+        lines.append(row([rf"\textbf{{{c}}}" if i in column.best else c for c, column in zip(cells, table.columns)]))
+    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
+
+
+def latex_text(text: str) -> str:
+    r"""Text that LaTeX prints as it is.
+
+    >>> print(latex_text("K_0 & 5 %"))
+    K\_0 \& 5 \%
+    """
+    return "".join(LATEX.get(sign, sign) for sign in text)
+
+
+def to_html(table: Table) -> str:
+    """The table as an HTML element, every text escaped; the notes are left to the page."""
+    head = "".join(f'<th scope="col"{_class(column)}>{escape(column.header)}</th>' for column in table.columns)
+    rows = []
+    for i, role in enumerate(table.roles):
+        cells = []
+        for j, column in enumerate(table.columns):
+            text = escape(column.cells[i])
+            text = f"<strong>{text}</strong>" if i in column.best else text
+            cells.append(f'<th scope="row">{text}</th>' if j == 0 else f"<td{_class(column)}>{text}</td>")
+        rows.append(f'<tr class="{escape(role)}">{"".join(cells)}</tr>')
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _class(column: Column) -> str:
+    return ' class="number"' if column.numeric else ""

@@ -1,0 +1,136 @@
+"""Which variant was best, by how much and at what cost, in words: misses as plainly as wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from kinn.report.records import Experiment, Variant
+from kinn.report.wording import flatten, metric_name, number_format
+
+
+def verdict(experiment: Experiment) -> tuple[str, ...]:
+    """Say which variant was best on the primary metric and by how much, whether ours was worse, and what it cost.
+
+    Args:
+        experiment: variants with their runs.
+
+    Returns:
+        Sentences, the verdict itself first.
+    """
+    metric = metric_name(experiment.primary_metric)
+    ours, baseline = experiment.best("ours"), experiment.best("baseline")
+    notes = []
+    if ours is None or baseline is None:
+        alone = ours or baseline
+        missing = "Kirchhoff variant" if ours is None else "baseline"
+        if alone is not None:
+            notes.append(
+                f"Lowest {metric}: {_scored(experiment, alone)}. There is no {missing} with a finite result to compare."
+            )
+        else:
+            notes.append(f"No variant has a finite {metric}.")
+    else:
+        notes.append(_duel(experiment, ours, baseline))
+        notes.extend(_confidence(experiment, ours, baseline))
+        notes.extend(_reversals(experiment, ours, baseline))
+        notes.extend(_cost(ours, baseline))
+    diverged = [v.name for v in experiment.variants if not _mean(experiment, v)[1]]
+    if diverged:
+        notes.append(f"Diverged, with no finite {metric} on at least one seed: {', '.join(diverged)}.")
+    notes.extend(_unlike(experiment))
+    return tuple(notes)
+
+
+def _mean(experiment: Experiment, variant: Variant) -> tuple[float, bool]:
+    score = variant.metric(experiment.primary_metric)
+    assert score is not None  # parse_record asks for the primary metric in every record
+    return score.mean, score.finite
+
+
+def _scored(experiment: Experiment, variant: Variant) -> str:
+    score = variant.metric(experiment.primary_metric)
+    assert score is not None
+    show = number_format([score.mean])
+    return f"{variant.name} ({show(score.mean)}{f' ± {show(score.spread)}' if score.spread is not None else ''})"
+
+
+def _gap(lower: float, higher: float, *, falls: bool) -> str:
+    if lower > 0 and higher / lower >= 2:
+        return f"{higher / lower:.1f} times {'lower' if falls else 'higher'}"
+    base = higher if falls else lower
+    percent = 100 * (higher - lower) / base if base else math.inf
+    return f"{percent:.{1 if percent < 10 else 0}f} % {'lower' if falls else 'higher'}"
+
+
+def _duel(experiment: Experiment, ours: Variant, baseline: Variant) -> str:
+    metric = metric_name(experiment.primary_metric)
+    mine, theirs = _mean(experiment, ours)[0], _mean(experiment, baseline)[0]
+    if mine == theirs:
+        return f"On {metric} {_scored(experiment, ours)} and the baseline {_scored(experiment, baseline)} are level."
+    if mine > theirs:
+        return (
+            f"Ours was worse: the baseline {_scored(experiment, baseline)} has the lowest {metric}; "
+            f"our best, {_scored(experiment, ours)}, is {_gap(theirs, mine, falls=False)}."
+        )
+    sentence = (
+        f"Ours was better: {_scored(experiment, ours)} has the lowest {metric}, {_gap(mine, theirs, falls=True)} "
+        f"than the best baseline, {_scored(experiment, baseline)}."
+    )
+    rest = [v for v in experiment.variants if v.role == "ours" and _mean(experiment, v)[1]]
+    worse = [_scored(experiment, v) for v in rest if _mean(experiment, v)[0] > theirs]
+    return sentence + (f" Worse than that baseline: {', '.join(worse)}." if worse else "")
+
+
+def _confidence(experiment: Experiment, ours: Variant, baseline: Variant) -> Iterator[str]:
+    mine, theirs = (v.metric(experiment.primary_metric) for v in (ours, baseline))
+    assert mine is not None
+    assert theirs is not None
+    if mine.spread is None or theirs.spread is None:
+        yield "With a single seed the spread from seed to seed is unknown, and a small gap may be chance."
+    elif abs(mine.mean - theirs.mean) <= max(mine.spread, theirs.spread):
+        yield "The gap is no larger than the spread over seeds, so it does not separate the two."
+
+
+def _reversals(experiment: Experiment, ours: Variant, baseline: Variant) -> Iterator[str]:
+    ahead = _mean(experiment, ours)[0] < _mean(experiment, baseline)[0]
+    reversed_on = []
+    for name in experiment.other_metrics:
+        mine, theirs = ours.metric(name), baseline.metric(name)
+        if mine is None or theirs is None or not mine.finite or not theirs.finite or mine.mean == theirs.mean:
+            continue
+        if (mine.mean < theirs.mean) != ahead:
+            reversed_on.append(metric_name(name))
+    if reversed_on:
+        leader = baseline if ahead else ours
+        yield f"By other metrics the order of these two is reversed: {leader.name} leads on {', '.join(reversed_on)}."
+
+
+def _cost(ours: Variant, baseline: Variant) -> Iterator[str]:
+    parts = []
+    if ours.parameters and baseline.parameters:
+        parts.append(f"has {ours.parameters / baseline.parameters:.2f} times the parameters of {baseline.name}")
+    mine, theirs = ours.seconds(), baseline.seconds()
+    if mine and theirs and theirs.mean > 0:
+        whose = "its" if parts else f"{baseline.name}'s"
+        parts.append(f"took {mine.mean / theirs.mean:.2f} times {whose} training time")
+    if parts:
+        yield f"{ours.name} {' and '.join(parts)}."
+
+
+def _unlike(experiment: Experiment) -> Iterator[str]:
+    """Name whatever stands in the way of a comparison like for like."""
+    if len(experiment.variants) < 2:
+        return
+    if len({tuple(r.seed for r in v.records) for v in experiment.variants}) > 1:
+        yield "Not like for like: the variants were not run with the same seeds."
+    differing: dict[str, None] = {}
+    for seed in sorted({r.seed for r in experiment.records}):
+        runs = [flatten({"data": r.data, "config": r.config}) for r in experiment.records if r.seed == seed]
+        for key in dict.fromkeys(key for run in runs for key in run):
+            if len({repr(run.get(key)) for run in runs}) > 1:
+                differing[key] = None
+    if differing:
+        yield f"Not like for like: the variants differ in {', '.join(differing)}."
+    if len({repr(r.hardware) for r in experiment.records}) > 1:
+        yield "The variants ran on different machines: their times do not compare."

@@ -2,6 +2,8 @@
 
 from kinn.data.arrays import from_arrays, from_trajectories
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset, TrajectoryWindows, split
+from kinn.data.formats import open_dataset
+from kinn.data.generate import generate_navier_stokes, generate_poisson
 from kinn.data.normalizers import Identity, MinMax, Standard, normalizer_from_state
 
 __all__ = [
@@ -13,6 +15,9 @@ __all__ = [
     "TrajectoryWindows",
     "from_arrays",
     "from_trajectories",
+    "generate_navier_stokes",
+    "generate_poisson",
     "normalizer_from_state",
+    "open_dataset",
     "split",
 ]

@@ -219,8 +219,8 @@ def split(dataset: D, sizes: Mapping[str, int | float], seed: int | None) -> dic
     Args:
         dataset: pairs or trajectories.
         sizes: the parts' names with their numbers of samples, or with fractions (floats) of the whole.
-        seed: of the random assignment; None keeps the order of the samples, as public benchmarks do: the first part holds
-            the first ones.
+        seed: of the random assignment; None keeps the order, as public benchmarks do: the first part holds the first
+            samples.
 
     Returns:
         the parts under their names, in the order of `sizes`. Same data set, sizes and seed: same parts.

@@ -1,8 +1,8 @@
 """Normalisers: invertible affine maps between physical units and those that a network sees.
 
 `encode(x) = (x - shift) / scale`, `decode(z) = z * scale + shift`. Per-channel constants have the shape
-`(C, 1, ..., 1)` (one 1 per grid axis) and so broadcast over `(C, *grid)`, `(B, C, *grid)` and `(B, T, C, *grid)`, on any resolution;
-constants over all channels are scalars.
+`(C, 1, ..., 1)` (one 1 per grid axis) and so broadcast over `(C, *grid)`, `(B, C, *grid)` and `(B, T, C, *grid)`, on
+any resolution; constants over all channels are scalars.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kinn.data.stores import Store, TensorStore
+from kinn.data.stores import Store, TensorStore, rows_per_read
 
 
 class Samples:
@@ -70,14 +70,14 @@ class Samples:
         if isinstance(self.store, TensorStore):
             return self
         loaded = torch.empty(self.shape)
+        reach = rows_per_read(self.shape)
+        order = sorted(range(len(self)), key=self.rows.__getitem__)
         start = 0
-        for batch in self.batches(_rows_per_read(self.shape)):
-            loaded[start : start + len(batch)] = batch
-            start += len(batch)
+        while start < len(order):  # neighbours in the file together, whatever the order of the selection
+            first = self.rows[order[start]]
+            stop = start + 1
+            while stop < len(order) and self.rows[order[stop]] - first < reach:
+                stop += 1
+            loaded[order[start:stop]] = self.read(order[start:stop])
+            start = stop
         return Samples(TensorStore(loaded, what="data"))
-
-
-def _rows_per_read(shape: tuple[int, ...]) -> int:
-    # about 256 MB at a time: files that store the samples along their last axis are slow to read in thin slices
-    numbers = torch.Size(shape[1:]).numel()
-    return max(1, 2**26 // max(numbers, 1))

@@ -61,6 +61,11 @@ def check_finite(values: Tensor, *, rows: Sequence[int], what: str) -> None:
     )
 
 
+def rows_per_read(shape: tuple[int, ...]) -> int:
+    """How many samples of `(N, ...)` to hold at once: 256 MB in float32."""
+    return max(1, 2**26 // max(math.prod(shape[1:]), 1))
+
+
 class TensorStore:
     """Samples in memory, checked once.
 
@@ -109,7 +114,9 @@ class ArrayFileStore:
     def read(self, rows: Sequence[int], window: slice) -> Tensor:
         """Rows as float32 `(len(rows), ...)`, in as few reads as their order allows."""
         low, high = min(rows), max(rows) + 1
-        if high - low <= 2 * len(rows):  # dense: one read of the whole stretch
+        dense = high - low <= 2 * len(rows)
+        # samples along a later axis are scattered over the file: reading one is no cheaper than reading the stretch
+        if dense or (self.axes[0] != 0 and high - low <= rows_per_read(self.shape)):
             values = self._stretch(low, high, window)
             if list(rows) != list(range(low, high)):
                 values = values[np.asarray(rows) - low]

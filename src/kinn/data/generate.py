@@ -1,0 +1,215 @@
+"""Benchmark data from a seed: chunk by chunk, resumable, each sample the same whatever is generated beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinn.data.formats import OPERATOR_FORMAT, TRAJECTORY_FORMAT
+from kinn.data.writer import FilePlan, Progress, write_chunks
+from kinn.pde import gaussian_random_field, navier_stokes_frames, poisson_coefficients, poisson_pair
+
+
+def generate_poisson(
+    path: str | Path,
+    *,
+    samples: int,
+    resolution: int = 64,
+    max_mode: int = 16,
+    smoothness: float = 0.5,
+    points: str = "nodes",
+    seed: int = 0,
+    chunk: int = 256,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Pairs of source and potential of Poisson's equation on the unit square (`kinn.pde.poisson_pair`).
+
+    Args:
+        path: the HDF5 file to make: `/input` and `/output`, each `(samples, 1, resolution, resolution)`, float32.
+        samples: number of pairs.
+        resolution: grid points along each axis.
+        max_mode: highest sine mode `K`; 16 in the benchmark, 20 out of distribution.
+        smoothness: exponent `r`.
+        points: "nodes" (boundary included) or "centers".
+        seed: sample `i` depends on the seed, on `i` and on `max_mode` alone.
+        chunk: samples made and written at once.
+        overwrite: replace what lies at `path`.
+        progress: called with the samples done and their total.
+
+    Returns:
+        `path`. A call that finds it finished with the same parameters returns at once; one that finds `<path>.part`
+        goes on from there.
+
+    Raises:
+        ValueError: if a parameter is out of range, or `path` holds other data.
+        OSError: if the disk is too small or gets full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     generate_poisson(f"{folder}/poisson.h5", samples=8, resolution=32).name
+        'poisson.h5'
+    """
+    _check_counts(samples, seed)
+    poisson_pair(torch.zeros(1, max(max_mode, 1), max(max_mode, 1)), resolution, points=points)  # early errors
+
+    def make(rows: range, tick: Callable[[int], None]) -> dict[str, Tensor]:
+        draws = [poisson_coefficients(1, max_mode, generator=sample_generator(seed, row, max_mode)) for row in rows]
+        source, potential = poisson_pair(torch.cat(draws), resolution, smoothness=smoothness, points=points)
+        return {"input": source[:, None].float(), "output": potential[:, None].float()}
+
+    field = (1, resolution, resolution)
+    plan = FilePlan(
+        kind=OPERATOR_FORMAT,
+        equation="poisson",
+        samples=samples,
+        shapes={"input": field, "output": field},
+        parameters={
+            "samples": samples,
+            "resolution": resolution,
+            "max_mode": max_mode,
+            "smoothness": smoothness,
+            "points": points,
+            "seed": seed,
+        },
+    )
+    return write_chunks(path, plan, make, chunk=chunk, overwrite=overwrite, progress=progress)
+
+
+def generate_navier_stokes(
+    path: str | Path,
+    *,
+    samples: int,
+    resolution: int = 64,
+    solver_resolution: int = 256,
+    viscosity: float = 1e-3,
+    final_time: float = 50.0,
+    frame_interval: float = 1.0,
+    alpha: float = 2.5,
+    tau: float = 7.0,
+    seed: int = 0,
+    chunk: int = 20,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Vorticity of forced two-dimensional flow on the unit torus (`kinn.pde.solve_navier_stokes`).
+
+    Initial fields are Gaussian (`kinn.pde.gaussian_random_field`), the forcing is the benchmark's.
+
+    Args:
+        path: the HDF5 file to make: `/trajectory (samples, T, 1, resolution, resolution)`, float32, and `/time (T,)`.
+        samples: number of trajectories.
+        resolution: grid points along each axis that are kept: every `solver_resolution / resolution`-th.
+        solver_resolution: grid points of the solver; a multiple of `resolution`.
+        viscosity: 1e-3 (to `final_time` 50), 1e-4 (to 30) or 1e-5 (to 20) in the benchmark.
+        final_time: of the last frame, in the units of the equation; a multiple of `frame_interval`.
+        frame_interval: time between frames; the first is at `frame_interval`, the initial field is not kept.
+        alpha: decay of the initial spectrum.
+        tau: inverse correlation length of the initial field.
+        seed: the initial field of sample `i` depends on the seed, `i`, `alpha`, `tau` and `solver_resolution` alone.
+        chunk: trajectories computed at once; 20 at 256^2 take about 0.5 GB.
+        device: where to compute; files made on different devices agree to rounding, not bit by bit.
+        dtype: of the solver, float32 or float64.
+        overwrite: replace what lies at `path`.
+        progress: called with the frames done and their total over all samples.
+
+    Returns:
+        `path`. A call that finds it finished with the same parameters returns at once; one that finds `<path>.part`
+        goes on from there.
+
+    Raises:
+        ValueError: if a parameter is out of range, or `path` holds other data.
+        OSError: if the disk is too small or gets full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     generate_navier_stokes(
+        ...         f"{folder}/flow.h5", samples=2, resolution=16, solver_resolution=32, final_time=3
+        ...     ).name
+        'flow.h5'
+    """
+    _check_counts(samples, seed)
+    if resolution < 1 or solver_resolution % resolution:
+        raise ValueError(
+            f"solver_resolution must be a multiple of resolution, but they are {solver_resolution}, {resolution}"
+        )
+    if not (final_time > 0 and frame_interval > 0):
+        raise ValueError(f"final_time and frame_interval must be positive, but are {final_time} and {frame_interval}")
+    n_frames = round(final_time / frame_interval)
+    if n_frames < 1 or abs(n_frames * frame_interval - final_time) > 1e-6 * final_time:
+        raise ValueError(
+            f"final_time must be a multiple of frame_interval, but they are {final_time} and {frame_interval}"
+        )
+    if not viscosity >= 0:
+        raise ValueError(f"viscosity must not be negative, but is {viscosity}")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, but is {dtype}")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is '{device}', but PyTorch finds no GPU here")
+    every = solver_resolution // resolution
+
+    def make(rows: range, tick: Callable[[int], None]) -> dict[str, Tensor]:
+        draws = [
+            gaussian_random_field(
+                1, solver_resolution, generator=sample_generator(seed, row), alpha=alpha, tau=tau, dtype=dtype
+            )
+            for row in rows
+        ]
+        w0, frames = torch.cat(draws).to(device), []
+        solution = navier_stokes_frames(w0, n_frames, viscosity=viscosity, frame_interval=frame_interval)
+        for done, w in enumerate(solution, start=1):
+            frames.append(w[:, ::every, ::every].to("cpu", torch.float32, copy=True))
+            if done < n_frames:
+                tick(done * len(rows))
+        return {"trajectory": torch.stack(frames, dim=1)[:, :, None]}
+
+    plan = FilePlan(
+        kind=TRAJECTORY_FORMAT,
+        equation="navier-stokes",
+        samples=samples,
+        shapes={"trajectory": (n_frames, 1, resolution, resolution)},
+        parameters={
+            "samples": samples,
+            "resolution": resolution,
+            "solver_resolution": solver_resolution,
+            "viscosity": viscosity,
+            "final_time": float(final_time),
+            "frame_interval": float(frame_interval),
+            "alpha": float(alpha),
+            "tau": float(tau),
+            "seed": seed,
+            "dtype": str(dtype).removeprefix("torch."),
+        },
+        constants={"time": frame_interval * np.arange(1, n_frames + 1)},
+        work_per_sample=n_frames,
+    )
+    return write_chunks(path, plan, make, chunk=chunk, overwrite=overwrite, progress=progress)
+
+
+def sample_generator(seed: int, index: int, *stream: int) -> torch.Generator:
+    """A generator of its own for every sample, so that no sample depends on those before it.
+
+    Args:
+        seed: of the data set, non-negative.
+        index: of the sample.
+        stream: further non-negative numbers that tell draws apart.
+
+    Example:
+        >>> torch.rand(1, generator=sample_generator(0, 3)) == torch.rand(1, generator=sample_generator(0, 3))
+        tensor([True])
+    """
+    state = np.random.SeedSequence((seed, index, *stream)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _check_counts(samples: int, seed: int) -> None:
+    if samples < 1 or seed < 0:
+        raise ValueError(f"samples must be positive and seed not negative, but they are {samples} and {seed}")

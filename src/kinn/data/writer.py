@@ -1,0 +1,204 @@
+"""Files that grow chunk by chunk under a temporary name, survive being stopped, and appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from torch import Tensor
+
+from kinn._version import __version__
+from kinn.data.formats import FORMAT_VERSION, read_attributes
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """What a file is to hold.
+
+    Args:
+        kind: `OPERATOR_FORMAT` or `TRAJECTORY_FORMAT`.
+        equation: its name.
+        samples: how many.
+        shapes: shape of one sample in each array, float32.
+        parameters: everything that determines the numbers (plain values).
+        constants: arrays that do not grow, such as the times of the frames.
+        work_per_sample: units of progress that a sample stands for.
+    """
+
+    kind: str
+    equation: str
+    samples: int
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: Mapping[str, Any]
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+    work_per_sample: int = 1
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file, headers aside."""
+        return 4 * self.samples * sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+    def difference(self, attributes: Mapping[str, Any]) -> str | None:
+        """The first parameter in which a file's attributes differ from this plan."""
+        theirs = {"equation": str(attributes["equation"]), **attributes["parameters"]}
+        ours = {"equation": self.equation, **json.loads(json.dumps(dict(self.parameters)))}
+        for name in [*ours, *theirs]:
+            if theirs.get(name) != ours.get(name):
+                return f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
+        return None
+
+
+def write_chunks(
+    path: str | Path,
+    plan: FilePlan,
+    make: Callable[[range, Callable[[int], None]], Mapping[str, Tensor]],
+    *,
+    chunk: int,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a file under `<path>.part`, chunk by chunk, and give it its name when it is whole.
+
+    Stopped in the middle, the `.part` file keeps the chunks that were finished and a second call goes on after them. A
+    file that already holds the same is left alone.
+
+    Args:
+        path: the file to make; folders on the way are made, too.
+        plan: what it holds.
+        make: from a range of samples and a function to report units of work as they get done within that range, to the
+            samples of each array.
+        chunk: samples made and written at once.
+        overwrite: replace what lies at `path`, or a `.part` file with other parameters.
+        progress: called with the units of work done and their total.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: if `path` or the `.part` file holds something else and `overwrite` is not set.
+        OSError: if the disk is too small or gets full.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    if chunk < 1:
+        raise ValueError(f"chunk must be positive, but is {chunk}")
+    if path.exists() and not overwrite:
+        difference = plan.difference(read_attributes(path))
+        if difference is None:
+            return path
+        raise ValueError(f"{path} already holds other data ({difference}): choose another path, or overwrite it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if part.exists():
+        _check_part(part, plan, overwrite=overwrite)
+    if not part.exists():
+        _check_disk(part, plan.n_bytes)
+        _create(part, plan)
+    done = int(read_attributes(part)["finished"])
+    total = plan.samples * plan.work_per_sample
+    while done < plan.samples:
+        rows = range(done, min(done + chunk, plan.samples))
+        before = done * plan.work_per_sample
+        arrays = make(rows, lambda units, before=before: progress(before + units, total) if progress else None)
+        _append(part, rows, arrays, plan.samples)
+        done = rows.stop
+        if progress:
+            progress(done * plan.work_per_sample, total)
+    os.replace(part, path)
+    _sync(path.parent)
+    return path
+
+
+def _check_part(part: Path, plan: FilePlan, *, overwrite: bool) -> None:
+    try:
+        difference = plan.difference(read_attributes(part))
+    except ValueError as error:
+        difference = str(error)
+    if difference is None:
+        return
+    if not overwrite:
+        raise ValueError(f"{part} is left from another run ({difference}): delete it, or overwrite it")
+    part.unlink()
+
+
+def _check_disk(part: Path, n_bytes: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    needed = n_bytes + 2**20
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"the data need {needed / 1e9:.3g} GB, but {part.parent} has {free / 1e9:.3g} GB left",
+        )
+
+
+def _create(part: Path, plan: FilePlan) -> None:
+    # begun under a third name, so that a .part file always has its attributes
+    begun = part.with_name(part.name + ".new")
+    try:
+        with h5py.File(begun, "w") as file:
+            # room for all samples from the start, not initialised: later writes change numbers, never the structure
+            room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            room.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            for name, shape in plan.shapes.items():
+                file.create_dataset(name, (plan.samples, *shape), "float32", dcpl=room)
+            for name, values in plan.constants.items():
+                file[name] = values
+            file.attrs.update(
+                {
+                    "format": plan.kind,
+                    "format_version": FORMAT_VERSION,
+                    "equation": plan.equation,
+                    "parameters": json.dumps(dict(plan.parameters)),
+                    "seed": plan.parameters["seed"],
+                    "kinn_version": __version__,
+                    "samples": plan.samples,
+                    "finished": 0,
+                }
+            )
+        _sync(begun)
+        os.replace(begun, part)
+    except (OSError, RuntimeError) as error:
+        raise _write_error(part, 0, plan.samples, error) from error
+    finally:
+        begun.unlink(missing_ok=True)
+
+
+def _append(part: Path, rows: range, arrays: Mapping[str, Tensor], samples: int) -> None:
+    # opened and closed for every chunk, data on disk before they are counted: killed at any moment, the file is sound
+    try:
+        with h5py.File(part, "r+") as file:
+            for name, values in arrays.items():
+                target: Any = file[name]
+                target[rows.start : rows.stop] = values.to("cpu").numpy()
+        _sync(part)
+        with h5py.File(part, "r+") as file:
+            file.attrs.modify("finished", rows.stop)
+        _sync(part)
+    except (OSError, RuntimeError) as error:
+        raise _write_error(part, rows.start, samples, error) from error
+
+
+def _write_error(part: Path, done: int, samples: int, error: Exception) -> OSError:
+    full = getattr(error, "errno", None) == errno.ENOSPC or "errno = 28" in str(error)
+    reason = "the disk is full" if full else f"writing failed ({error})"
+    kept = f"{part} keeps {done} of {samples} samples" if part.exists() else "nothing was kept"
+    code = errno.ENOSPC if full else (getattr(error, "errno", None) or errno.EIO)
+    return OSError(code, f"{reason}: {kept}; run again to go on from there")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

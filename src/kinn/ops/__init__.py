@@ -6,16 +6,21 @@ backend is chosen here and nowhere else.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from kinn.ops.cpu import scan_cpu, unavailable
 from kinn.ops.discretize import DISCRETIZATIONS, euler, zoh
 from kinn.ops.path import Path
 from kinn.ops.reference import scan_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float
 
 __all__ = ["euler", "grid_scan", "selective_scan", "zoh"]
@@ -188,13 +193,34 @@ def _scan(
     skip = None if D is None else D.to(dtype)
     state = None if initial_state is None else initial_state.to(dtype).reshape(b * path.sequences, *a.shape)
 
+    scan = _choose(where, backend, x.device)
     if periodic:
-        _, state = scan_reference(*arguments, skip, None, path, injection)
+        _, state = scan(*arguments, skip, None, path, injection)
         lost = -torch.expm1(-path.gather(steps).sum(1).unsqueeze(-1) * a)  # 1 - prod A
         state = state / lost.clamp_min(torch.finfo(dtype).tiny)
-    y, state = scan_reference(*arguments, skip, state, path, injection)
+    y, state = scan(*arguments, skip, state, path, injection)
     y = y.reshape(x.shape).to(x.dtype)
     return (y, state.reshape(state_shape)) if return_state else y
+
+
+def _choose(where: str, backend: str, device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The function that scans: the compiled one of the device, or the reference where asked for or as a last resort."""
+    if backend == "reference":
+        return scan_reference
+    if backend == "cpu" and device.type != "cpu":
+        raise ValueError(f"{where}: backend 'cpu' takes CPU tensors, got {device}")
+    reason = unavailable() if device.type == "cpu" else f"there are no compiled kernels for device {device.type!r}"
+    if reason is None:
+        return scan_cpu
+    if backend != "auto":
+        raise RuntimeError(f"{where}: backend {backend!r} cannot run: {reason}")
+    _warn_slow(reason)
+    return scan_reference
+
+
+@functools.cache
+def _warn_slow(reason: str) -> None:
+    warnings.warn(f"kinn: scans run in the slow reference loop, because {reason}", stacklevel=5)
 
 
 def _check_option(where: str, name: str, value: str, known: tuple[str, ...]) -> None:

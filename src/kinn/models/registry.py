@@ -35,19 +35,21 @@ def register_model(cls: _Model) -> _Model:
     known = _MODELS.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"register_model: the name {name!r} is taken by {known.__module__}.{known.__qualname__}")
-    construct: Any = cls.__init__
+    # Any: a wrapped constructor is beyond what the type checker can follow.
+    model: Any = cls
+    construct = model.__init__
     signature = inspect.signature(construct)
 
     @functools.wraps(construct)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
-        if type(self) is cls:
+        if type(self) is model:
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             values = list(bound.arguments.items())[1:]
             self.arguments = {key: _plain(value, f"{name}: {key}") for key, value in values}
 
-    cls.__init__ = init  # pyright: ignore[reportAttributeAccessIssue]
+    model.__init__ = init
     _MODELS[name] = cls
     return cls
 

@@ -2,16 +2,20 @@
 
 from kinn.nn.block import KirchhoffBlock
 from kinn.nn.cell import KirchhoffCell, no_weight_decay
+from kinn.nn.resample import Downsample, FilteredActivation, Upsample
 from kinn.nn.routes import Route, routes_for
 from kinn.nn.separable import SeparableConv
 from kinn.nn.spectral import SpectralConv2d
 
 __all__ = [
+    "Downsample",
+    "FilteredActivation",
     "KirchhoffBlock",
     "KirchhoffCell",
     "Route",
     "SeparableConv",
     "SpectralConv2d",
+    "Upsample",
     "no_weight_decay",
     "routes_for",
 ]

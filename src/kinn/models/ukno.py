@@ -1,0 +1,261 @@
+"""The U-shaped Kirchhoff neural operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from kinn.models.checks import check_fields
+from kinn.models.registry import register_model
+from kinn.nn import FilteredActivation, KirchhoffBlock, SeparableConv
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["UKNO", "UKNO_DEEP", "UKNO_SHALLOW"]
+
+# The two layouts that meet the parameter counts of the paper's Table 3: a deep backbone with slim blocks of one
+# potential per channel, and a shallow backbone with full blocks.
+UKNO_DEEP: dict[str, Any] = {
+    "skip_blocks": 4,
+    "neck_blocks": 6,
+    "d_state": 1,
+    "rank_divisor": 8,
+    "pointwise_bias": False,
+    "output_norm": False,
+    "mlp_ratio": 0,
+}
+UKNO_SHALLOW: dict[str, Any] = {
+    "skip_blocks": 2,
+    "neck_blocks": 2,
+    "d_state": 8,
+    "rank_divisor": 16,
+    "pointwise_bias": True,
+    "output_norm": True,
+    "mlp_ratio": 3,
+}
+
+
+@register_model
+class UKNO(nn.Module):
+    """U-shaped Kirchhoff neural operator: a convolutional operator U-Net with Kirchhoff blocks at its coarse levels.
+
+    The backbone is CNO's (Raonic et al., 2023) with depthwise-separable convolutions. Level 0 has `width / 2` channels
+    at full resolution, level `i` has `2^(i-1) width` at `1 / 2^i` of it::
+
+        lift                                                 two plain 3x3 convolutions
+        down, levels 0 .. L-1:  x -> residual blocks -> skip;  x -> convolution to half the resolution
+        neck, level L:          residual blocks -> convolution
+        up, levels L-1 .. 0:    convolution to twice the resolution; join convolution(skip)
+        project                                              two plain 3x3 convolutions
+
+    Every convolution inside is separable and followed by batch norm and an activation that acts on the band-limited
+    function (:class:`kinn.nn.FilteredActivation`), which also changes the resolution. Kirchhoff blocks stand at the head
+    of the two deepest levels of the way down, behind the neck's residual blocks, and behind the two deepest convolutions
+    of the way up: widths 64, 128 | 256 | 128, 64 by default. `order=0` is the baseline without blocks.
+
+    With the settings `UKNO_SHALLOW` (the default) and `UKNO_DEEP` the model has the paper's 2.60, 2.83, 3.07 and 3.31
+    million parameters for `order` 1 to 4.
+
+    Args:
+        in_channels: channels of the input field.
+        out_channels: channels of the output field.
+        order: cells in cascade `K`; 0 for the backbone alone.
+        width: channels at half the resolution (CNO's channel multiplier); even.
+        levels: number of halvings `L`.
+        lift_channels: channels between the two convolutions of lift and project; None for `width`.
+        skip_blocks: residual blocks per skip connection.
+        neck_blocks: residual blocks at the coarsest level.
+        routes: scan directions: 1, 2 or 4.
+        d_state: potentials per channel `N`.
+        expand: inner channels of a block over its width.
+        rank_divisor: the rank of a cell's step projection is `ceil(channels / rank_divisor)`.
+        wiring: "series" or "parallel".
+        injection: "zoh" or "euler".
+        boundary: "zero", or "periodic" for a domain that closes on itself (filters and convolutions wrap around too).
+        lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.
+        pointwise_bias: bias of the pointwise convolutions inside the blocks.
+        output_norm: normalise the blocks' scan output before the gate.
+        mlp_ratio: hidden channels of the blocks' MLP over their width; 0 for no MLP.
+
+    Raises:
+        ValueError: a negative order, odd width, no level, or an option that the block does not know; on call, an input
+            that is not `(b, in_channels, h, w)` with `h` and `w` divisible by `2^L`.
+
+    >>> sum(p.numel() for p in UKNO(1, 1, order=1).parameters())
+    2595238
+    >>> model = UKNO(1, 1, width=8, **UKNO_DEEP)
+    >>> model(torch.rand(2, 1, 16, 24)).shape
+    torch.Size([2, 1, 16, 24])
+    """
+
+    arguments: dict[str, Any]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        order: int = 2,
+        width: int = 64,
+        levels: int = 3,
+        lift_channels: int | None = None,
+        skip_blocks: int = 2,
+        neck_blocks: int = 2,
+        routes: int = 4,
+        d_state: int = 8,
+        expand: float = 2,
+        rank_divisor: int = 16,
+        wiring: str = "series",
+        injection: str = "zoh",
+        boundary: str = "zero",
+        lines: str = "joined",
+        pointwise_bias: bool = True,
+        output_norm: bool = True,
+        mlp_ratio: float = 3,
+    ) -> None:
+        super().__init__()
+        if order < 0:
+            raise ValueError(f"UKNO: order must be at least 0, got {order}")
+        if width < 2 or width % 2:
+            raise ValueError(f"UKNO: width must be even and at least 2, got {width}")
+        if levels < 1:
+            raise ValueError(f"UKNO: levels must be at least 1, got {levels}")
+
+        def block(channels: int) -> KirchhoffBlock:
+            return KirchhoffBlock(
+                channels,
+                order=order,
+                routes=routes,
+                d_state=d_state,
+                expand=expand,
+                dt_rank=-(-channels // rank_divisor),
+                wiring=wiring,
+                injection=injection,
+                boundary=boundary,
+                lines=lines,
+                pointwise_bias=pointwise_bias,
+                output_norm=output_norm,
+                mlp_ratio=mlp_ratio,
+                residual_scale=True,
+            )
+
+        self.in_channels = in_channels
+        self.levels = levels
+        hidden = width if lift_channels is None else lift_channels
+        channels = [width // 2, *(width * 2**level for level in range(levels))]
+        neck = channels[-1]
+        # The way up starts from the neck alone; every later level also gets its skip, of as many channels.
+        upper = [*(2 * c for c in channels[1:-1]), neck]
+
+        self.lift = _plain_pair(in_channels, hidden, channels[0], boundary)
+        self.down = nn.ModuleList(
+            _Convolution(channels[level], channels[level + 1], boundary, rate=0.5) for level in range(levels)
+        )
+        self.skips = nn.ModuleList(
+            nn.Sequential(
+                *(_Residual(channels[level], boundary) for _ in range(skip_blocks)),
+                _Convolution(channels[level], channels[level], boundary),
+            )
+            for level in range(levels)
+        )
+        self.neck = nn.Sequential(*(_Residual(neck, boundary) for _ in range(neck_blocks)))
+        self.neck_exit = _Convolution(neck, neck, boundary)
+        self.up = nn.ModuleList(
+            _Convolution(upper[level], channels[level], boundary, rate=2) for level in range(levels)
+        )
+        self.project = _plain_pair(2 * channels[0], hidden, out_channels, boundary)
+        coarse = range(max(1, levels - 2), levels) if order else ()
+        self.down_blocks = nn.ModuleDict({str(level): block(channels[level]) for level in coarse})
+        self.neck_block = block(neck) if order else None
+        self.up_blocks = nn.ModuleDict({str(level): block(channels[level]) for level in coarse})
+
+    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
+        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
+
+        Args:
+            x: input fields.
+            dt_scale: the grid's spacing over the spacing in training, which keeps the cells' meaning on another grid.
+        """
+        check_fields(x, self.in_channels)
+        divisor = 2**self.levels
+        height, width = x.shape[2:]
+        if height % divisor or width % divisor:
+            raise ValueError(f"UKNO: grid sizes must be divisible by {divisor}, got {height} x {width}")
+        x = self.lift(x.movedim(1, -1))
+        skips = []
+        for level, (down, skip) in enumerate(zip(self.down, self.skips)):
+            if str(level) in self.down_blocks:
+                x = self.down_blocks[str(level)](x, dt_scale=dt_scale)
+            skips.append(skip(x))
+            x = down(x)
+        x = self.neck(x)
+        if self.neck_block is not None:
+            x = self.neck_block(x, dt_scale=dt_scale)
+        x = self.neck_exit(x)
+        for level in reversed(range(self.levels)):
+            x = self.up[level](x)
+            if str(level) in self.up_blocks:
+                x = self.up_blocks[str(level)](x, dt_scale=dt_scale)
+            x = torch.cat((x, skips[level]), dim=-1)
+        return self.project(x).movedim(-1, 1)
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Batch norm over the last axis; the move is a view."""
+
+    def forward(self, input: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        return super().forward(input.movedim(-1, 1)).movedim(1, -1)
+
+
+class _PlainConv(nn.Conv2d):
+    """3x3 convolution with channels last; the move is a view."""
+
+    def __init__(self, in_channels: int, out_channels: int, boundary: str) -> None:
+        mode = "circular" if boundary == "periodic" else "zeros"
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=mode)
+
+    def forward(self, input: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
+        return super().forward(input.movedim(-1, 1)).movedim(1, -1)
+
+
+def _activation(boundary: str, rate: float = 1) -> FilteredActivation:
+    return FilteredActivation(nn.SiLU(), rate=rate, periodic=boundary == "periodic")
+
+
+def _plain_pair(in_channels: int, hidden: int, out_channels: int, boundary: str) -> nn.Sequential:
+    return nn.Sequential(
+        _PlainConv(in_channels, hidden, boundary),
+        _activation(boundary),
+        _PlainConv(hidden, out_channels, boundary),
+    )
+
+
+class _Convolution(nn.Sequential):
+    """Separable convolution, batch norm, filtered activation at `rate` times the resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, boundary: str, *, rate: float = 1) -> None:
+        super().__init__(
+            SeparableConv(in_channels, out_channels, boundary=boundary),
+            _BatchNorm(out_channels),
+            _activation(boundary, rate),
+        )
+
+
+class _Residual(nn.Module):
+    """Two separable convolutions around an activation, added to the input."""
+
+    def __init__(self, channels: int, boundary: str) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            SeparableConv(channels, channels, boundary=boundary),
+            _BatchNorm(channels),
+            _activation(boundary),
+            SeparableConv(channels, channels, boundary=boundary),
+            _BatchNorm(channels),
+        )
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        return x + self.branch(x)

@@ -1,1 +1,59 @@
-"""kinn.train"""
+"""Training, evaluation and trained models as files.
+
+The trainer (Lightning) is loaded with `OperatorTask`, `RolloutTask` and `fit` only: to load a model and use it needs
+none of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kinn.train.evaluate import Evaluation, evaluate
+from kinn.train.losses import LOSSES, relative_l1_loss, relative_l2_loss
+from kinn.train.prediction import Rollout, TrainedModel
+from kinn.train.progress import ProgressBar
+from kinn.train.records import date, hardware, versions, write_record
+from kinn.train.saving import load_model, save_model
+from kinn.train.settings import OptimizerSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from kinn.train.fitting import FitResult, fit
+    from kinn.train.tasks import OperatorTask, RolloutTask
+
+__all__ = [
+    "LOSSES",
+    "Evaluation",
+    "FitResult",
+    "OperatorTask",
+    "OptimizerSettings",
+    "ProgressBar",
+    "Rollout",
+    "RolloutTask",
+    "TrainSettings",
+    "TrainedModel",
+    "date",
+    "evaluate",
+    "fit",
+    "hardware",
+    "load_model",
+    "relative_l1_loss",
+    "relative_l2_loss",
+    "save_model",
+    "versions",
+    "write_record",
+]
+
+_NEEDS_LIGHTNING = {"FitResult": "fitting", "fit": "fitting", "OperatorTask": "tasks", "RolloutTask": "tasks"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_LIGHTNING:
+        raise AttributeError(f"module 'kinn.train' has no attribute '{name}'")
+    import importlib
+    import importlib.util
+
+    if importlib.util.find_spec("lightning") is None:
+        raise ImportError(f"kinn.train.{name} needs Lightning: pip install 'kinn-torch[train]'")
+    value = getattr(importlib.import_module(f"kinn.train.{_NEEDS_LIGHTNING[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,153 @@
+"""What happens beside the optimiser steps: the history, the best model's file, progress, reproducible order."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.utils.data import Sampler
+
+from kinn.train.atomic import atomic_file, write_text
+from kinn.train.progress import ProgressBar
+
+
+class EpochOrder(Sampler[int]):
+    """All indices in an order that depends on the seed and the epoch alone, so that a resumed run goes on alike."""
+
+    def __init__(self, length: int, *, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        yield from torch.randperm(self.length, generator=generator).tolist()
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear complete or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint."""
+        with atomic_file(path) as file:
+            torch.save(checkpoint, file)
+
+
+class History(Callback):
+    """Curves over epochs, kept through a resume; saves the model at each new best validation loss.
+
+    Args:
+        folder: `metrics.csv` is written here after every epoch.
+        data: what identifies the data; a resumed run must have the same.
+        save_best: called when the validation loss is the lowest yet, with the epoch and the metrics.
+    """
+
+    def __init__(
+        self, folder: Path, *, data: Mapping[str, Any], save_best: Callable[[int, Mapping[str, float]], None]
+    ) -> None:
+        self.folder, self.data, self.save_best = folder, dict(data), save_best
+        self.curves: dict[str, list[float]] = {}
+        self.best_epoch, self.best_loss = 0, math.inf
+        self._epoch_started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"data": self.data, "curves": self.curves, "best_epoch": self.best_epoch, "best_loss": self.best_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.curves = {name: list(values) for name, values in state_dict["curves"].items()}
+        self.best_epoch, self.best_loss = state_dict["best_epoch"], state_dict["best_loss"]
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take the time; seed what draws from the global generator (dropout) by epoch."""
+        torch.manual_seed(pl_module.seed * 1_000_003 + trainer.current_epoch)  # pyright: ignore[reportOperatorIssue]
+        self._epoch_started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Extend the curves; stop a diverged run; save a best model."""
+        known = trainer.callback_metrics
+        epoch, train_loss = trainer.current_epoch + 1, float(known["train_loss_epoch"])
+        loss = float(known["validation_loss"])
+        if not math.isfinite(train_loss):  # a rollout that blows up in an early validation is no reason to stop
+            raise FloatingPointError(
+                f"the training loss of epoch {epoch} is {train_loss:g}: lower the learning rate or clip gradients"
+            )
+        metrics = {
+            name.removeprefix("validation/"): float(value)
+            for name, value in known.items()
+            if name.startswith("validation/")
+        }
+        row = {
+            "epoch": epoch,
+            "train_loss": train_loss,
+            "validation_loss": loss,
+            "seconds": time.perf_counter() - self._epoch_started,
+            **metrics,
+        }
+        for name, value in row.items():
+            self.curves.setdefault(name, []).append(value)
+        columns = [",".join(self.curves), *(",".join(f"{v:.9g}" for v in r) for r in zip(*self.curves.values()))]
+        write_text(self.folder / "metrics.csv", "\n".join(columns) + "\n")
+        if loss < self.best_loss:
+            self.best_epoch, self.best_loss = epoch, loss
+            self.save_best(epoch, metrics)
+
+
+class TrainingProgress(Callback):
+    """A bar over the whole training, with the time left for all its epochs."""
+
+    def __init__(self, title: str, history: History) -> None:
+        self.title, self.history = title, history
+        self._bar: ProgressBar | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Open the bar."""
+        self._bar = ProgressBar(self.title, total=int(trainer.estimated_stepping_batches)).__enter__()
+        self._bar.update(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Move the bar."""
+        assert self._bar is not None
+        if self._bar.due() and trainer.global_step < self._bar.total:
+            self._bar.update(trainer.global_step, self._text(trainer))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the epoch's losses; the last one completes the bar."""
+        assert self._bar is not None
+        self._bar.update(trainer.global_step, self._text(trainer))
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the bar, so that the message starts on its own line."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def _text(self, trainer: lightning.Trainer) -> str:
+        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        curves = self.history.curves
+        if curves:
+            text += f"  train {curves['train_loss'][-1]:.3g}  validation {curves['validation_loss'][-1]:.3g}"
+            text += f" (best {self.history.best_loss:.3g})"
+        return text

@@ -1,0 +1,173 @@
+"""How good a model is on a data set: metrics over the whole set, errors per rollout step, sample fields."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from kinn.data import OperatorDataset, TrajectoryDataset, TrajectoryWindows
+from kinn.metrics import FieldErrors
+from kinn.train.prediction import Rollout, TrainedModel
+
+if TYPE_CHECKING:
+    from kinn.train.tasks import OperatorTask, RolloutTask
+
+
+class Scores:
+    """The errors of a set in physical and in normalised units, batch by batch.
+
+    Args:
+        rollout: fields have a time axis, `(B, T, C, *grid)`.
+    """
+
+    def __init__(self, *, rollout: bool) -> None:
+        self.physical = FieldErrors(time_axis=1 if rollout else None)
+        self.normalized = FieldErrors(time_axis=1 if rollout else None)
+
+    def update(self, trained: TrainedModel, prediction: Tensor, truth: Tensor) -> None:
+        """Take in a batch: prediction in normalised, truth in physical units."""
+        self.physical.update(trained.output_normalizer.decode(prediction), truth)
+        self.normalized.update(prediction, trained.output_normalizer.encode(truth))
+
+    def compute(self) -> dict[str, float]:
+        """Metrics of `kinn.metrics` by name; those in normalised units end in `_normalized`."""
+        normalized = {f"{name}_normalized": value for name, value in self.normalized.compute().items()}
+        return {**self.physical.compute(), **normalized}
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` found.
+
+    Args:
+        metrics: by name, over all samples (and steps); `..._normalized` in normalised units.
+        rollout_relative_l2: mean over samples of the relative L2 error at each step, in physical units; empty for
+            one-shot operators.
+        fields: sample fields, as the result records hold them (see `evaluate`).
+        seconds: of the evaluation.
+    """
+
+    metrics: dict[str, float]
+    rollout_relative_l2: list[float] = field(default_factory=list)
+    fields: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@torch.no_grad()
+def evaluate(
+    model: TrainedModel | OperatorTask | RolloutTask,
+    dataset: OperatorDataset | TrajectoryDataset,
+    *,
+    batch_size: int = 32,
+    dt_scale: float = 1.0,
+    field_samples: Sequence[int] = (),
+    field_steps: Sequence[int] = (-1,),
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a model on a data set; rollouts go from the first frames of each trajectory to its end.
+
+    The metrics do not depend on the batch size, beyond rounding.
+
+    Args:
+        model: a trained model, or a task that holds one.
+        dataset: pairs for an operator, trajectories for a model that forecasts.
+        batch_size: samples at once.
+        dt_scale: ratio of the grid spacing to that of the training, for Kirchhoff models.
+        field_samples: numbers of samples whose fields to return, as dicts with `label`, `step` (None for operators),
+            and `input`, `truth`, `prediction`: nested lists, 5 significant digits, of the first channel (and the middle
+            slice of 3-D grids).
+        field_steps: the rollout's steps to return them at; 1 is the first, -1 the last.
+        progress: called with (samples done, all samples).
+
+    Raises:
+        ValueError: if the data is of the wrong kind, or does not fit the model.
+        IndexError: if a sample or step does not exist.
+    """
+    trained = model if isinstance(model, TrainedModel) else model.trained
+    items = evaluation_items(dataset, trained.rollout)
+    started, was_training = time.perf_counter(), trained.model.training
+    trained.model.eval()
+    try:
+        scores, done = Scores(rollout=trained.rollout is not None), 0
+        # a generator of its own: a loader draws a seed for workers even where it has none
+        for given, truth in DataLoader(items, batch_size=batch_size, generator=torch.Generator()):
+            given, truth = given.to(trained.device), truth.to(trained.device)
+            scores.update(trained, trained.predict_normalized(given, truth.shape[1], dt_scale=dt_scale), truth)
+            done += len(given)
+            if progress is not None:
+                progress(done, len(dataset))
+        fields = _sample_fields(trained, items, field_samples, field_steps, dt_scale)
+    finally:
+        trained.model.train(was_training)
+    return Evaluation(
+        metrics=scores.compute(),
+        rollout_relative_l2=[] if trained.rollout is None else scores.physical.relative_l2_per_step(),
+        fields=fields,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def evaluation_items(dataset: Any, rollout: Rollout | None) -> Dataset:
+    """Pairs (given, truth): the data set's own, or each trajectory's first frames and all that follow.
+
+    Raises:
+        ValueError: if the data is of the other kind, or trajectories have no frame beyond the history.
+    """
+    expect_kind(dataset, OperatorDataset if rollout is None else TrajectoryDataset)
+    if rollout is None:
+        return dataset
+    if dataset.n_frames <= rollout.n_history:
+        raise ValueError(
+            f"a rollout from {rollout.n_history} frames needs longer trajectories than these, of {dataset.n_frames}"
+        )
+    return TrajectoryWindows(dataset, n_history=rollout.n_history, n_future=dataset.n_frames - rollout.n_history)
+
+
+def expect_kind(dataset: Any, kind: type) -> None:
+    """Refuse data of another kind than the task needs.
+
+    Raises:
+        ValueError: that says what is needed and what came.
+    """
+    if not isinstance(dataset, kind):
+        words = {OperatorDataset: "pairs of fields", TrajectoryDataset: "trajectories"}
+        came = words.get(type(dataset), type(dataset).__name__)
+        raise ValueError(f"expected {words.get(kind, kind.__name__)}, but the data are {came}")
+
+
+def _sample_fields(
+    trained: TrainedModel, items: Any, samples: Sequence[int], steps: Sequence[int], dt_scale: float
+) -> list[dict[str, Any]]:
+    found = []
+    for sample in samples:
+        [(given, truth)] = DataLoader(Subset(items, [sample]), generator=torch.Generator())
+        prediction = trained.predict_normalized(given.to(trained.device), truth.shape[1], dt_scale=dt_scale)
+        prediction = trained.output_normalizer.decode(prediction)
+        if trained.rollout is None:
+            found.append(_field(f"sample {sample}", None, given[0, 0], truth[0, 0], prediction[0, 0]))
+            continue
+        for step in steps:
+            index = step - 1 if step > 0 else truth.shape[1] + step
+            if step == 0 or not 0 <= index < truth.shape[1]:
+                raise IndexError(f"there is no rollout step {step}: steps count from 1 to {truth.shape[1]}")
+            fields = given[0, -1, 0], truth[0, index, 0], prediction[0, index, 0]
+            found.append(_field(f"sample {sample}", index + 1, *fields))
+    return found
+
+
+def _field(label: str, step: int | None, given: Tensor, truth: Tensor, prediction: Tensor) -> dict[str, Any]:
+    fields = {"input": given, "truth": truth, "prediction": prediction}
+    return {"label": label, "step": step, **{name: _rounded_image(values) for name, values in fields.items()}}
+
+
+def _rounded_image(values: Tensor) -> list[list[float]]:
+    while values.dim() > 2:
+        values = values[len(values) // 2]
+    rows = values.reshape(-1, values.shape[-1]).tolist()
+    return [[float(f"{number:.5g}") for number in row] for row in rows]

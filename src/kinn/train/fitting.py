@@ -1,0 +1,243 @@
+"""Train a task: seeded, resumable, logged; the best model on the validation data is what comes out."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import statistics
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader, Dataset
+
+from kinn.data import OperatorDataset, TrajectoryDataset
+from kinn.train.callbacks import AtomicCheckpoints, EpochOrder, History, TrainingProgress
+from kinn.train.folder import RunFolder
+from kinn.train.records import peak_memory, plain, reset_peak_memory, write_record
+from kinn.train.saving import load_model, save_model
+from kinn.train.settings import TrainSettings
+from kinn.train.tasks import OperatorTask, RolloutTask
+
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training gave.
+
+    Args:
+        model_path: file of the best model on the validation data.
+        best_epoch: its epoch, counted from 1.
+        epochs: that were trained.
+        curves: lists over epochs: `epoch`, `train_loss`, `validation_loss`, `seconds`, and the validation metrics.
+        train_seconds: of all epochs, validations included, over all parts of a resumed run.
+        seconds_per_epoch: their median.
+        memory: `peak_rss_bytes` (and `peak_gpu_bytes`) of the last part.
+    """
+
+    model_path: Path
+    best_epoch: int
+    epochs: int
+    curves: dict[str, list[float]]
+    train_seconds: float
+    seconds_per_epoch: float
+    memory: dict[str, int]
+
+
+def fit(
+    task: OperatorTask | RolloutTask,
+    train: OperatorDataset | TrajectoryDataset,
+    validation: OperatorDataset | TrajectoryDataset,
+    settings: TrainSettings,
+    folder: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    title: str = "Training",
+    progress: bool = True,
+) -> FitResult:
+    """Train a task; afterwards its model holds the best weights, in evaluation mode, on the CPU.
+
+    Called again with the same task, settings and folder, an interrupted training goes on after its last checkpoint and
+    gives the numbers of an uninterrupted one; a finished one returns its result at once.
+
+    Args:
+        task: model, loss and optimiser. Build the model under a seed of your own: only what follows is seeded here.
+        train: what to learn from.
+        validation: decides which epoch is best, and when to stop early. Never the test data.
+        settings: epochs, batch size, seed and the like.
+        folder: for the run's files, see `kinn.train.folder`.
+        config: more plain values for `config.yaml`, such as where the data lies; part of the run's identity.
+        title: of the progress bar.
+        progress: whether to show it.
+
+    Raises:
+        ValueError: if the data does not fit the task, the folder belongs to another run, or the model is not a
+            registered one.
+        FloatingPointError: if the loss becomes NaN or infinite.
+        KeyboardInterrupt: if the user stops it; the same call resumes.
+        OSError: if the folder cannot be written.
+    """
+    train_items, validation_items = task.training_items(train), task.validation_items(validation)
+    data = {"train": _fingerprint(train), "validation": _fingerprint(validation)}
+    run = RunFolder(folder)
+    full_config = {**task.describe(), "training": asdict(settings), **(config or {})}
+    run.claim(full_config, data)
+    summary = run.finished()
+    if summary is None:
+        history = History(
+            run.path,
+            data=data,
+            save_best=lambda epoch, metrics: save_model(
+                run.model,
+                task.model,
+                input_normalizer=task.input_normalizer,
+                output_normalizer=task.output_normalizer,
+                rollout=task.trained.rollout,
+                extra=plain({"epoch": epoch, "validation": metrics, "config": full_config}),
+            ),
+        )
+        reset_peak_memory()
+        task.seed = settings.seed
+        with _calm():
+            _run(
+                _trainer(task, settings, run, history, title if progress else None),
+                task,
+                _loader(train_items, settings, shuffled=True),
+                _loader(validation_items, settings, shuffled=False),
+                run.checkpoint if run.checkpoint.exists() else None,
+            )
+        if not history.best_epoch:
+            raise FloatingPointError(
+                "no epoch had a finite validation loss, so there is no model to keep: lower the learning rate, "
+                "clip gradients, or unroll more steps in training"
+            )
+        summary = {**history.state_dict(), "memory": peak_memory()}
+        write_record(run.result, summary)
+    task.model.load_state_dict(load_model(run.model).model.state_dict())
+    task.eval()
+    seconds = summary["curves"]["seconds"]
+    return FitResult(
+        model_path=run.model,
+        best_epoch=summary["best_epoch"],
+        epochs=len(seconds),
+        curves=summary["curves"],
+        train_seconds=sum(seconds),
+        seconds_per_epoch=statistics.median(seconds),
+        memory=summary["memory"],
+    )
+
+
+def _trainer(
+    task: OperatorTask | RolloutTask, settings: TrainSettings, run: RunFolder, history: History, title: str | None
+) -> lightning.Trainer:
+    # both act at the end of an epoch, after History: Lightning calls checkpoints last
+    last = ModelCheckpoint(
+        dirpath=run.path,
+        filename=run.checkpoint.stem,
+        every_n_epochs=settings.checkpoint_every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[lightning.Callback] = [history, last]
+    if settings.patience is not None:
+        callbacks.append(
+            EarlyStopping(
+                "validation_loss", patience=settings.patience, check_on_train_epoch_end=True, check_finite=False
+            )
+        )
+    if title is not None:
+        callbacks.insert(1, TrainingProgress(title, history))
+    return lightning.Trainer(
+        accelerator=_ACCELERATORS[settings.device],
+        devices=1,
+        precision=_PRECISIONS[settings.precision],  # pyright: ignore[reportArgumentType]
+        max_epochs=settings.epochs,
+        logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
+        callbacks=callbacks,
+        plugins=[AtomicCheckpoints()],
+        default_root_dir=run.path,
+        gradient_clip_val=task.optimizer_settings.clip or None,
+        deterministic=settings.deterministic or None,
+        log_every_n_steps=settings.log_every,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _run(
+    trainer: lightning.Trainer,
+    task: OperatorTask | RolloutTask,
+    train: DataLoader,
+    validation: DataLoader,
+    checkpoint: Path | None,
+) -> None:
+    """Run the trainer, which on Ctrl-C would exit the process and leave the signal ignored: here it interrupts."""
+    handler, deterministic = signal.getsignal(signal.SIGINT), torch.are_deterministic_algorithms_enabled()
+    try:
+        with torch.random.fork_rng():
+            # weights_only: a checkpoint holds tensors and plain values, and must not run code
+            trainer.fit(task, train, validation, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+def _loader(items: Dataset, settings: TrainSettings, *, shuffled: bool) -> DataLoader:
+    return DataLoader(
+        items,
+        batch_size=settings.batch_size,
+        sampler=EpochOrder(len(items), seed=settings.seed) if shuffled else None,  # pyright: ignore[reportArgumentType]
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+        pin_memory=settings.device in ("auto", "cuda") and torch.cuda.is_available(),
+    )
+
+
+def _fingerprint(dataset: OperatorDataset | TrajectoryDataset) -> dict[str, Any]:
+    """Number of samples, the shape of one, and a checksum of the first and the last."""
+    checksum = 0
+    for index in (0, len(dataset) - 1):
+        item = dataset[index]
+        for tensor in item if isinstance(item, tuple) else (item,):
+            checksum = zlib.crc32(tensor.contiguous().numpy().tobytes(), checksum)
+    return {"samples": len(dataset), "grid": list(dataset.grid), "checksum": checksum}
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Without Lightning's tips and its remarks about choices that are made on purpose; other warnings stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for remark in (
+                ".*does not have many workers.*",
+                ".*number of training batches.*smaller than the logging interval.*",
+                ".*exists and is not empty.*",
+                ".*GPU available but not used.*",
+                ".*Found .* module.* in eval mode.*",
+                ".*LeafSpec.*deprecated.*",
+                ".*in a directory which is not empty.*",
+            ):
+                warnings.filterwarnings("ignore", message=remark)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

@@ -1,0 +1,96 @@
+"""The folder of a training run: its files, and whether it belongs to the run at hand.
+
+`config.yaml` says what is trained and how (`kinn train --config` replays it), `last.ckpt` is where an interrupted
+run goes on, `model.safetensors` the best model so far, `metrics.csv` one row per epoch, `tensorboard/` the same and
+more for TensorBoard, `result.json` the summary of a finished run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from kinn.train.atomic import write_text
+from kinn.train.records import plain
+
+_FREE = {"training.device", "training.workers", "training.log_every", "training.checkpoint_every"}
+"""Settings that may change when a run goes on: they do not change what is learned."""
+
+
+class RunFolder:
+    """The files of one training run.
+
+    Args:
+        path: of the folder; made by `claim`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.checkpoint = self.path / "last.ckpt"
+        self.model = self.path / "model.safetensors"
+        self.result = self.path / "result.json"
+
+    def claim(self, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Take the folder for the run of this configuration on this data; an interrupted run of the same may lie there.
+
+        Raises:
+            ValueError: if the folder holds another run, naming the first difference.
+            OSError: if the folder cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} should be a folder for the run, but is a file")
+        config = plain(config)
+        if self.config.exists():
+            self._check_same(_flat(self._read_config()), _flat(config), "of another run", "this run has")
+            known = self.finished() or self._progress()
+            if known is not None:
+                self._check_same(_flat(known["data"]), _flat(plain(data)), "of a run on other data", "these have")
+        elif self.checkpoint.exists() or self.model.exists():
+            raise ValueError(f"{self.path} holds a model but no config.yaml: choose another folder for this run")
+        write_text(self.config, yaml.safe_dump(config, sort_keys=False))
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None."""
+        if not (self.result.exists() and self.model.exists()):
+            return None
+        return json.loads(self.result.read_text())
+
+    def _progress(self) -> dict[str, Any] | None:
+        if not self.checkpoint.exists():
+            return None
+        try:
+            return torch.load(self.checkpoint, map_location="cpu", weights_only=True)["callbacks"]["History"]
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise ValueError(
+                f"{self.checkpoint} cannot be read ({type(error).__name__}): delete it to start this run anew"
+            ) from error
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            config = yaml.safe_load(self.config.read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{self.config} is not YAML: choose another folder for this run") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config} is not the configuration of a run: choose another folder for this run")
+        return config
+
+    def _check_same(self, there: dict[str, Any], here: dict[str, Any], whose: str, ours: str) -> None:
+        for key in [*here, *there]:
+            if key not in _FREE and there.get(key) != here.get(key):
+                raise ValueError(
+                    f"{self.path} is the folder {whose}: its {key} is {there.get(key)!r}, {ours} {here.get(key)!r}; "
+                    "choose another folder, or delete this one"
+                )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    parts = (_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
+    return {key: item for part in parts for key, item in part.items()}

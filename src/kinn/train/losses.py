@@ -1,0 +1,74 @@
+"""Losses for fields: relative errors per sample, averaged over the samples of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def relative_l2_loss(prediction: Float[Tensor, "b ..."], truth: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+    """Mean over samples of `||p - y||_2 / ||y||_2`.
+
+    Args:
+        prediction: `p`, shape `(b, ...)`: any channels and grid.
+        truth: `y`, the same shape. A sample whose truth is zero everywhere counts its absolute error `||p||_2`.
+
+    Returns:
+        a scalar, in float32 at least.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> truth = torch.ones(2, 1, 4)
+        >>> round(relative_l2_loss(1.5 * truth, truth).item(), 6)
+        0.5
+    """
+    return _relative_loss(prediction, truth, order=2)
+
+
+def relative_l1_loss(prediction: Float[Tensor, "b ..."], truth: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+    """Mean over samples of `||p - y||_1 / ||y||_1`; arguments, result and errors as for `relative_l2_loss`.
+
+    Example:
+        >>> relative_l1_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 3.0]])).item()
+        0.25
+    """
+    return _relative_loss(prediction, truth, order=1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relative_l1": relative_l1_loss,
+    "relative_l2": relative_l2_loss,
+}
+
+
+def loss_named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of this name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"the loss must be one of {', '.join(sorted(LOSSES))}, but is '{name}'")
+    return LOSSES[name]
+
+
+def _relative_loss(prediction: Tensor, truth: Tensor, *, order: int) -> Tensor:
+    if prediction.shape != truth.shape:
+        raise ValueError(
+            f"prediction and truth must have one shape, but theirs are {tuple(prediction.shape)} "
+            f"and {tuple(truth.shape)}"
+        )
+    # sums over a field of half-precision numbers overflow at 65504
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    error = (prediction.to(dtype) - truth.to(dtype)).flatten(1)
+    size = torch.linalg.vector_norm(truth.to(dtype).flatten(1), order, dim=1)
+    distance = torch.linalg.vector_norm(error, order, dim=1)
+    return (distance / torch.where(size > 0, size, 1.0)).mean()

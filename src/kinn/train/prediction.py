@@ -1,0 +1,165 @@
+"""From fields to predicted fields: one-shot operators and autoregressive rollouts, in physical units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from kinn.data import Identity, MinMax, Standard
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Normalizer = Identity | MinMax | Standard
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How a model that predicts one frame from several is applied to itself.
+
+    Args:
+        n_history: frames that the model sees, oldest first; they are its input channels, `n_history * C`.
+        predict_increment: the model's output is added to the newest frame instead of being the next frame itself.
+
+    Raises:
+        ValueError: if `n_history` is not positive.
+    """
+
+    n_history: int = 10
+    predict_increment: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_history < 1:
+            raise ValueError(f"n_history must be at least 1 frame, but is {self.n_history}")
+
+    def unroll(
+        self,
+        model: Callable[[Tensor], Tensor],
+        history: Float[Tensor, "b h c *grid"],
+        n_steps: int,
+    ) -> Float[Tensor, "b s c *grid"]:
+        """Predict `n_steps` frames, each from the `n_history` frames before it, predicted ones included.
+
+        The result is differentiable through all steps.
+
+        Args:
+            model: maps `(b, h*c, *grid)` to `(b, c, *grid)`.
+            history: the frames that are given, `(b, h, c, *grid)`, oldest first.
+            n_steps: how many to predict.
+
+        Returns:
+            the predicted frames, `(b, n_steps, c, *grid)`.
+
+        Raises:
+            ValueError: if `history` does not hold `n_history` frames, or the model's output is no frame.
+
+        Example:
+            >>> frames = Rollout(n_history=2).unroll(lambda x: x.sum(1, keepdim=True), torch.ones(1, 2, 1, 1), 4)
+            >>> frames.flatten().tolist()  # Fibonacci
+            [2.0, 3.0, 5.0, 8.0]
+        """
+        if history.dim() < 4 or history.shape[1] != self.n_history:
+            raise ValueError(
+                f"a rollout starts from (batch, {self.n_history} frames, channels, *grid), "
+                f"but the history has the shape {tuple(history.shape)}"
+            )
+        if n_steps < 1:
+            raise ValueError(f"a rollout needs at least 1 step, but {n_steps} were asked for")
+        known = list(history.unbind(1))
+        for _ in range(n_steps):
+            frame = model(torch.cat(known[-self.n_history :], dim=1))
+            if frame.shape != known[-1].shape:
+                raise ValueError(
+                    f"the model must predict one frame {tuple(known[-1].shape)}, but its output is {tuple(frame.shape)}"
+                )
+            known.append(known[-1] + frame if self.predict_increment else frame)
+        return torch.stack(known[self.n_history :], dim=1)
+
+
+@dataclass
+class TrainedModel:
+    """A model with all that is needed to use it on physical fields.
+
+    Args:
+        model: maps normalised input to normalised output, `(B, C_in, *grid)` to `(B, C_out, *grid)`.
+        input_normalizer: between physical and normalised inputs.
+        output_normalizer: likewise for outputs; a rollout uses it for history and prediction alike.
+        rollout: None for a one-shot operator.
+        metadata: plain values that travel with the file: how it was trained, on what.
+    """
+
+    model: nn.Module
+    input_normalizer: Normalizer
+    output_normalizer: Normalizer
+    rollout: Rollout | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters lie."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> TrainedModel:
+        """Move model and normalisers, in place; returns itself."""
+        for module in (self.model, self.input_normalizer, self.output_normalizer):
+            module.to(device)
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """The kind of task and its settings, as plain values."""
+        return {"kind": "operator"} if self.rollout is None else {"kind": "rollout", **asdict(self.rollout)}
+
+    def predict_normalized(self, first: Tensor, n_steps: int = 1, *, dt_scale: float = 1.0) -> Tensor:
+        """Prediction in normalised units from fields in physical units; see `predict` and `forecast` for shapes."""
+
+        def apply(x: Tensor) -> Tensor:
+            # only Kirchhoff models know dt_scale; at 1 it says nothing
+            return self.model(x) if dt_scale == 1.0 else self.model(x, dt_scale=dt_scale)
+
+        if self.rollout is None:
+            return apply(self.input_normalizer.encode(first))
+        return self.rollout.unroll(apply, self.output_normalizer.encode(first), n_steps)
+
+    @torch.no_grad()
+    def predict(self, x: Float[Tensor, "b c_in *grid"], *, dt_scale: float = 1.0) -> Float[Tensor, "b c_out *grid"]:
+        """Apply a one-shot operator to fields in physical units.
+
+        Args:
+            x: `(B, C_in, *grid)`, on any device.
+            dt_scale: ratio of the grid spacing to that of the training, for Kirchhoff models.
+
+        Returns:
+            `(B, C_out, *grid)` in physical units, on the model's device.
+
+        Raises:
+            ValueError: if the model forecasts frames instead, or `x` does not fit it.
+        """
+        if self.rollout is not None:
+            raise ValueError("this model forecasts frames: call forecast(history, n_steps) instead of predict(x)")
+        return self.output_normalizer.decode(self.predict_normalized(x.to(self.device), dt_scale=dt_scale))
+
+    @torch.no_grad()
+    def forecast(
+        self, history: Float[Tensor, "b h c *grid"], n_steps: int, *, dt_scale: float = 1.0
+    ) -> Float[Tensor, "b s c *grid"]:
+        """Roll a forecasting model out from frames in physical units.
+
+        Args:
+            history: `(B, n_history, C, *grid)`, oldest first, on any device.
+            n_steps: frames to predict.
+            dt_scale: ratio of the grid spacing to that of the training, for Kirchhoff models.
+
+        Returns:
+            `(B, n_steps, C, *grid)` in physical units, on the model's device.
+
+        Raises:
+            ValueError: if the model is a one-shot operator, or `history` does not fit it.
+        """
+        if self.rollout is None:
+            raise ValueError("this model is a one-shot operator: call predict(x) instead of forecast(history, n_steps)")
+        normalized = self.predict_normalized(history.to(self.device), n_steps, dt_scale=dt_scale)
+        return self.output_normalizer.decode(normalized)

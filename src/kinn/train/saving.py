@@ -1,0 +1,178 @@
+"""Trained models as files: safetensors, with everything needed to build and use the model as JSON beside the weights.
+
+Nothing in such a file is executed on loading. The metadata entry `kinn` is a JSON object: `format` (a number), `model`
+(registered name), `arguments` (of its constructor), `task` (operator or rollout), `input_normalizer`,
+`output_normalizer`, `complex` (names of tensors stored as pairs of real numbers), `version` (of the library), `extra`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from kinn._version import __version__
+from kinn.data import Identity, normalizer_from_state
+from kinn.models import build, model_names
+from kinn.train.atomic import atomic_file
+from kinn.train.prediction import Normalizer, Rollout, TrainedModel
+
+FORMAT = 1
+
+
+def save_model(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    input_normalizer: Normalizer | None = None,
+    output_normalizer: Normalizer | None = None,
+    rollout: Rollout | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model with its constructor arguments and normalisers to one safetensors file.
+
+    Args:
+        path: of the file; it appears complete or not at all.
+        model: a registered model (`kinn.models`).
+        input_normalizer: None for fields that need none.
+        output_normalizer: likewise.
+        rollout: how the model forecasts; None for a one-shot operator.
+        extra: plain (JSON-able) values to keep with the model.
+
+    Raises:
+        ValueError: if the model is not a registered one, or `extra` is not JSON-able.
+        OSError: if the file cannot be written.
+    """
+    name, arguments = blueprint(model)
+    tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    paired = [key for key, value in tensors.items() if value.is_complex()]
+    # clones: safetensors refuses tensors that share memory or have gaps
+    stored = {
+        key: (torch.view_as_real(value.resolve_conj()) if value.is_complex() else value).contiguous().clone()
+        for key, value in tensors.items()
+    }
+    trained = TrainedModel(model, input_normalizer or Identity(), output_normalizer or Identity(), rollout)
+    content = {
+        "format": FORMAT,
+        "version": __version__,
+        "model": name,
+        "arguments": arguments,
+        "task": trained.settings(),
+        "input_normalizer": trained.input_normalizer.state(),
+        "output_normalizer": trained.output_normalizer.state(),
+        "complex": paired,
+        "extra": dict(extra or {}),
+    }
+    try:
+        header = json.dumps(content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"what is saved with a model must be plain (JSON-able) values: {error}") from error
+    with atomic_file(path) as file:
+        file.write(save(stored, metadata={"kinn": header}))
+
+
+def blueprint(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Name and constructor arguments of a registered model: what builds it again.
+
+    Raises:
+        ValueError: if it is not registered.
+    """
+    name, arguments = type(model).__name__, getattr(model, "arguments", None)
+    if name not in model_names() or not isinstance(arguments, dict):
+        raise ValueError(
+            f"only registered models can be saved, so that they can be built again: {name} is none of "
+            f"{', '.join(model_names())} (see kinn.models.register_model)"
+        )
+    return name, arguments
+
+
+def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> TrainedModel:
+    """Read a file of `save_model`: the model in evaluation mode, with its normalisers.
+
+    Args:
+        path: of the file.
+        device: where to put the model.
+
+    Returns:
+        the model; `metadata` holds `path`, `model`, `arguments`, `version` and `extra`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated or foreign, of a newer format, of an unknown model, or its weights do not
+            fit the model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model file {path}")
+    content, stored = _read(path)
+    if content["model"] not in model_names():
+        raise ValueError(
+            f"{path} holds a model '{content['model']}', but this version of kinn knows {', '.join(model_names())}"
+        )
+    try:
+        with torch.random.fork_rng():  # initial weights that are replaced must not draw from the caller's generator
+            model = build(content["model"], content["arguments"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {content['model']} cannot be built from its saved arguments: {error}") from error
+    paired = set(content["complex"])
+    state = {key: torch.view_as_complex(value) if key in paired else value for key, value in stored.items()}
+    _check_fit(path, content["model"], model.state_dict(), state)
+    model.load_state_dict(state)
+    trained = TrainedModel(
+        model.eval(),
+        normalizer_from_state(content["input_normalizer"]),
+        normalizer_from_state(content["output_normalizer"]),
+        _rollout(path, content["task"]),
+        {"path": str(path), **{key: content[key] for key in ("model", "arguments", "version", "extra")}},
+    )
+    return trained.to(device)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = (file.metadata() or {}).get("kinn")
+            stored = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a kinn model, or is truncated: {error}") from error
+    if header is None:
+        raise ValueError(f"{path} is a safetensors file, but not of a kinn model: its metadata has no entry 'kinn'")
+    content = json.loads(header)
+    if content.get("format", 0) > FORMAT:
+        raise ValueError(
+            f"{path} has format {content['format']}, written by kinn {content.get('version')}, but kinn {__version__} "
+            f"reads up to format {FORMAT}: please update kinn"
+        )
+    needed = {"model", "arguments", "task", "input_normalizer", "output_normalizer", "complex", "version", "extra"}
+    if needed - content.keys():
+        raise ValueError(f"{path} is not a complete kinn model: its metadata lacks {sorted(needed - content.keys())}")
+    return content, stored
+
+
+def _check_fit(path: Path, name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or surplus:
+        raise ValueError(
+            f"{path} does not fit {name}: it lacks {len(missing)} tensors {missing[:3]} and has {len(surplus)} "
+            f"unknown ones {surplus[:3]}"
+        )
+    for key, tensor in expected.items():
+        if tensor.shape != found[key].shape:
+            raise ValueError(
+                f"{path} does not fit {name}: '{key}' should have the shape {tuple(tensor.shape)}, "
+                f"but has {tuple(found[key].shape)}"
+            )
+
+
+def _rollout(path: Path, task: Mapping[str, Any]) -> Rollout | None:
+    settings = dict(task)
+    kind = settings.pop("kind", None)
+    if kind not in ("operator", "rollout"):
+        raise ValueError(f"{path} holds a model for an unknown task '{kind}': known are operator and rollout")
+    return None if kind == "operator" else Rollout(**settings)

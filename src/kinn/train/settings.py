@@ -1,0 +1,173 @@
+"""How to train: frozen settings for the optimiser and for the run, and the optimiser built from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Optimiser, learning-rate schedule and gradient clipping.
+
+    Args:
+        name: `adam` (weight decay added to the gradient) or `adamw` (decoupled weight decay).
+        lr: the peak learning rate.
+        weight_decay: strength of the weight decay.
+        decay_all: apply it to every parameter, as Li's and CNO's recipes do; else decay rates, skips, norms and
+            biases are spared (`kinn.nn.no_weight_decay`).
+        schedule: `constant`; `step` (times `step_factor` every `step_epochs` epochs); `cosine` (down to
+            `final_fraction` of `lr`); `one-cycle` (linear warm-up over `warmup_fraction` of the training, then cosine).
+        step_epochs: period of `step`, in epochs.
+        step_factor: factor of `step`.
+        warmup_fraction: of the training, for `one-cycle`.
+        final_fraction: of `lr`, where `cosine` and `one-cycle` end.
+        clip: largest norm of the gradient over all parameters; 0 does not clip.
+
+    Raises:
+        ValueError: if a name is unknown or a number out of its range.
+    """
+
+    name: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    decay_all: bool = False
+    schedule: Literal["constant", "step", "cosine", "one-cycle"] = "cosine"
+    step_epochs: int = 100
+    step_factor: float = 0.5
+    warmup_fraction: float = 0.1
+    final_fraction: float = 0.01
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("optimiser", self.name, ("adam", "adamw"))
+        _one_of("schedule", self.schedule, ("constant", "step", "cosine", "one-cycle"))
+        _within("lr", self.lr, low=0, open_low=True)
+        _within("weight_decay", self.weight_decay, low=0)
+        _within("step_epochs", self.step_epochs, low=1)
+        _within("step_factor", self.step_factor, low=0, high=1, open_low=True)
+        _within("warmup_fraction", self.warmup_fraction, low=0, high=1)
+        _within("final_fraction", self.final_fraction, low=0, high=1)
+        _within("clip", self.clip, low=0)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training run.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: samples per optimiser step.
+        seed: of the order of the data, input noise and dropout.
+        patience: stop after so many epochs without a better validation loss; None never stops early.
+        precision: `32`, or mixed `bf16` or `16`.
+        device: `auto` (the GPU if there is one), `cpu`, `cuda` or `mps`; one device.
+        workers: processes that read data; 0 reads in the main process.
+        deterministic: only deterministic kernels (matters on GPUs; slower).
+        log_every: optimiser steps between two points of the TensorBoard log.
+        checkpoint_every: epochs between two checkpoints to resume from.
+
+    Raises:
+        ValueError: if a name is unknown or a number out of its range.
+    """
+
+    epochs: int = 100
+    batch_size: int = 16
+    seed: int = 0
+    patience: int | None = None
+    precision: Literal["32", "bf16", "16"] = "32"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    workers: int = 0
+    deterministic: bool = False
+    log_every: int = 10
+    checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "checkpoint_every"):
+            _within(name, getattr(self, name), low=1)
+        _within("seed", self.seed, low=0)
+        _within("workers", self.workers, low=0)
+        if self.patience is not None:
+            _within("patience", self.patience, low=1)
+        _one_of("precision", self.precision, ("32", "bf16", "16"))
+        _one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
+
+
+def learning_rate_factor(settings: OptimizerSettings, *, step: int, steps_per_epoch: int, total_steps: int) -> float:
+    """The learning rate at an optimiser step, as a fraction of `settings.lr`.
+
+    Args:
+        settings: schedule and its numbers.
+        step: 0, 1, ... `total_steps - 1`.
+        steps_per_epoch: of this training.
+        total_steps: of this training.
+
+    Example:
+        >>> settings = OptimizerSettings(schedule="step", step_epochs=10, step_factor=0.5)
+        >>> learning_rate_factor(settings, step=250, steps_per_epoch=10, total_steps=1000)
+        0.25
+    """
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule == "step":
+        return settings.step_factor ** (step // steps_per_epoch // settings.step_epochs)
+    warmup = int(settings.warmup_fraction * total_steps) if settings.schedule == "one-cycle" else 0
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return settings.final_fraction + (1 - settings.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_optimizer(
+    model: nn.Module, settings: OptimizerSettings, *, steps_per_epoch: int, total_steps: int
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Optimiser and schedule (stepped once per optimiser step) for the trainable parameters of a model."""
+    from kinn.nn import no_weight_decay
+
+    spared = set() if settings.decay_all else set(no_weight_decay(model))
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name not in spared].append(parameter)
+    if not any(groups.values()):
+        raise ValueError(f"the model {type(model).__name__} has no trainable parameters")
+    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name](
+        [
+            {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0}
+            for decays, parameters in groups.items()
+            if parameters
+        ],
+        lr=settings.lr,
+    )
+    factor = _Factor(settings, steps_per_epoch, total_steps)
+    return optimizer, LambdaLR(optimizer, factor.at)
+
+
+@dataclass(frozen=True)
+class _Factor:
+    settings: OptimizerSettings
+    steps_per_epoch: int
+    total_steps: int
+
+    def at(self, step: int) -> float:
+        return learning_rate_factor(
+            self.settings, step=step, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps
+        )
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{what} must be one of {', '.join(known)}, but is '{value}'")
+
+
+def _within(what: str, value: float, *, low: float, high: float = math.inf, open_low: bool = False) -> None:
+    if not math.isfinite(value) or value > high or value < low or (open_low and value == low):
+        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
+            f" and at most {high:g}" if high < math.inf else ""
+        )
+        raise ValueError(f"{what} must be {bounds}, but is {value!r}")

@@ -1,0 +1,218 @@
+"""Training tasks: what one optimiser step does and what a validation measures, for operators and for rollouts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from kinn.data import Identity, OperatorDataset, TrajectoryDataset, TrajectoryWindows
+from kinn.train.evaluate import Scores, evaluation_items, expect_kind
+from kinn.train.losses import loss_named
+from kinn.train.prediction import Normalizer, Rollout, TrainedModel
+from kinn.train.saving import blueprint
+from kinn.train.settings import OptimizerSettings, build_optimizer
+
+Units = Literal["normalized", "physical"]
+
+
+class _Task(lightning.LightningModule):
+    """What both tasks share: loss, optimiser, validation; batches are pairs (given, truth) in physical units."""
+
+    def __init__(
+        self, trained: TrainedModel, *, loss: str, loss_units: Units, optimizer: OptimizerSettings | None
+    ) -> None:
+        super().__init__()
+        if loss_units not in ("normalized", "physical"):
+            raise ValueError(f"loss_units must be 'normalized' or 'physical', but is '{loss_units}'")
+        # registered here so that Lightning moves them; `trained` is a view of the same modules
+        self.model = trained.model
+        self.input_normalizer, self.output_normalizer = trained.input_normalizer, trained.output_normalizer
+        self.trained = trained
+        self.loss, self.loss_units = loss, loss_units
+        self._loss = loss_named(loss)
+        self.optimizer_settings = optimizer or OptimizerSettings()
+        self.scores = Scores(rollout=trained.rollout is not None)
+        self.seed = 0  # of the noise; `fit` sets it
+
+    def describe(self) -> dict[str, Any]:
+        """Model, task and optimiser as plain values: with the training settings and the data, they fix a run."""
+        name, arguments = blueprint(self.model)
+        return {
+            "model": name,
+            "model_arguments": arguments,
+            "task": {**self.trained.settings(), "loss": self.loss, "loss_units": self.loss_units},
+            "optimizer": asdict(self.optimizer_settings),
+        }
+
+    def predict_for_training(self, given: Tensor, n_steps: int) -> Tensor:
+        """Prediction in normalised units, with whatever training adds (noise)."""
+        raise NotImplementedError
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch: summed over the steps of a rollout. Logged as `train_loss`: its mean over the steps."""
+        given, truth = batch
+        loss = self._mean_loss(self.predict_for_training(given, truth.shape[1]), truth)
+        # on a GPU every look at the value waits for the device
+        if (loss.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}: "
+                f"lower the learning rate (now {self.optimizer_settings.lr:g}) or clip gradients "
+                f"(clip is {self.optimizer_settings.clip:g})"
+            )
+        self.log("train_loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(given))
+        return loss if self.trained.rollout is None else loss * truth.shape[1]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the validation scores."""
+        given, truth = batch
+        prediction = self.trained.predict_normalized(given, truth.shape[1])
+        self.log("validation_loss", self._mean_loss(prediction, truth), on_epoch=True, batch_size=len(given))
+        self.scores.update(self.trained, prediction, truth)
+
+    def validation_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Dataset:
+        """What a validation goes through: the pairs, or each trajectory once, from its first frames to its end."""
+        return evaluation_items(dataset, self.trained.rollout)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self.scores = Scores(rollout=self.trained.rollout is not None)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics over the whole validation set as `validation/<metric>`."""
+        self.log_dict({f"validation/{name}": value for name, value in self.scores.compute().items()})
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser and schedule from the settings."""
+        total = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, total // (self.trainer.max_epochs or 1))
+        optimizer, scheduler = build_optimizer(
+            self.model, self.optimizer_settings, steps_per_epoch=per_epoch, total_steps=total
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _mean_loss(self, prediction: Tensor, truth: Tensor) -> Tensor:
+        """Mean over samples, and over the steps of a rollout, from normalised prediction and physical truth."""
+        if self.loss_units == "physical":
+            prediction = self.output_normalizer.decode(prediction)
+        else:
+            truth = self.output_normalizer.encode(truth)
+        if self.trained.rollout is not None:  # every step of every rollout is a sample
+            prediction, truth = prediction.flatten(0, 1), truth.flatten(0, 1)
+        return self._loss(prediction, truth)
+
+
+class OperatorTask(_Task):
+    """Learn an operator from pairs (input field, output field), in one shot.
+
+    Args:
+        model: `(B, C_in, *grid)` to `(B, C_out, *grid)`, in normalised units.
+        input_normalizer: None trains on the inputs as they are.
+        output_normalizer: likewise.
+        loss: a name in `kinn.train.losses.LOSSES`.
+        loss_units: whether the loss is taken in normalised or in physical units.
+        optimizer: defaults to `OptimizerSettings()`.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        input_normalizer: Normalizer | None = None,
+        output_normalizer: Normalizer | None = None,
+        loss: str = "relative_l1",
+        loss_units: Units = "normalized",
+        optimizer: OptimizerSettings | None = None,
+    ) -> None:
+        trained = TrainedModel(model, input_normalizer or Identity(), output_normalizer or Identity())
+        super().__init__(trained, loss=loss, loss_units=loss_units, optimizer=optimizer)
+
+    def training_items(self, dataset: OperatorDataset) -> Dataset:
+        """What an epoch goes through: the pairs."""
+        expect_kind(dataset, OperatorDataset)
+        return dataset
+
+    def predict_for_training(self, given: Tensor, n_steps: int) -> Tensor:
+        """See `_Task`."""
+        return self.trained.predict_normalized(given)
+
+
+class RolloutTask(_Task):
+    """Learn to forecast: one frame from the `n_history` before it, unrolled over several steps while training.
+
+    The gradient goes through the whole unroll; the loss is the sum over its steps. A validation rolls out from the
+    first `n_history` frames of each trajectory to its end.
+
+    Args:
+        model: `(B, n_history * C, *grid)` to `(B, C, *grid)`, in normalised units.
+        normalizer: of the frames; None trains on them as they are.
+        rollout: number of frames that the model sees, and whether it predicts increments.
+        unroll: steps predicted from each window of the training data, `S`.
+        window_stride: frames from one training window of a trajectory to the next.
+        input_noise: standard deviation of the Gaussian noise added to the given frames of training windows, in
+            normalised units.
+        loss: a name in `kinn.train.losses.LOSSES`.
+        loss_units: whether the loss is taken in normalised or in physical units.
+        optimizer: defaults to `OptimizerSettings()`.
+
+    Raises:
+        ValueError: if a name is unknown or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        normalizer: Normalizer | None = None,
+        rollout: Rollout | None = None,
+        unroll: int = 1,
+        window_stride: int = 1,
+        input_noise: float = 0.0,
+        loss: str = "relative_l2",
+        loss_units: Units = "normalized",
+        optimizer: OptimizerSettings | None = None,
+    ) -> None:
+        if unroll < 1 or window_stride < 1 or not input_noise >= 0:
+            raise ValueError(
+                "unroll and window_stride must be at least 1 and input_noise at least 0, "
+                f"but they are {unroll}, {window_stride} and {input_noise}"
+            )
+        normalizer = normalizer or Identity()
+        self.rollout = rollout or Rollout()
+        trained = TrainedModel(model, normalizer, normalizer, self.rollout)
+        super().__init__(trained, loss=loss, loss_units=loss_units, optimizer=optimizer)
+        self.unroll, self.window_stride, self.input_noise = unroll, window_stride, input_noise
+
+    def describe(self) -> dict[str, Any]:
+        """See `_Task.describe`."""
+        described = super().describe()
+        for name in ("unroll", "window_stride", "input_noise"):
+            described["task"][name] = getattr(self, name)
+        return described
+
+    def training_items(self, dataset: TrajectoryDataset) -> Dataset:
+        """What an epoch goes through: all windows of `n_history + unroll` frames."""
+        expect_kind(dataset, TrajectoryDataset)
+        return TrajectoryWindows(
+            dataset,
+            n_history=self.rollout.n_history,
+            n_future=self.unroll,
+            stride=self.window_stride,
+        )
+
+    def predict_for_training(self, given: Tensor, n_steps: int) -> Tensor:
+        """See `_Task`."""
+        history = self.output_normalizer.encode(given)
+        if self.input_noise > 0:
+            # a function of seed and step alone, and drawn on the CPU: a resumed run and another device see the same
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+            noise = torch.randn(history.shape, generator=generator)
+            history = history + self.input_noise * noise.to(history)
+        return self.rollout.unroll(self.model, history, n_steps)

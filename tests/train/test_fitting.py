@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import csv
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback
+
+from kinn.data import Standard, split
+from kinn.train import (
+    OperatorTask,
+    OptimizerSettings,
+    Rollout,
+    RolloutTask,
+    TrainSettings,
+    evaluate,
+    fit,
+    fitting,
+    load_model,
+)
+
+
+@pytest.fixture
+def parts(pairs):
+    return split(pairs, {"train": 16, "validation": 8}, seed=0)
+
+
+@pytest.fixture
+def run(parts, small_fno, tmp_path):
+    def run(folder="run", *, epochs=4, lr=3e-3, config=None, **settings):
+        normalizers = {
+            "input_normalizer": Standard.fit(parts["train"].inputs),
+            "output_normalizer": Standard.fit(parts["train"].outputs),
+        }
+        task = OperatorTask(small_fno(), **normalizers, optimizer=OptimizerSettings(lr=lr, schedule="one-cycle"))
+        settings = TrainSettings(**{"epochs": epochs, "batch_size": 6, "device": "cpu", **settings})
+        result = fit(
+            task, parts["train"], parts["validation"], settings, tmp_path / folder, config=config, progress=False
+        )
+        return result, task
+
+    return run
+
+
+def weights(task):
+    return {name: value.clone() for name, value in task.model.state_dict().items()}
+
+
+def same_weights(a, b):
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def numbers(result):
+    return {name: values for name, values in result.curves.items() if name != "seconds"}
+
+
+class StopAfter(Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def interrupt(run, monkeypatch, *, epoch, **options):
+    trainer = fitting.lightning.Trainer
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            fitting.lightning,
+            "Trainer",
+            lambda callbacks, **kw: trainer(callbacks=[*callbacks, StopAfter(epoch)], **kw),
+        )
+        handler = signal.getsignal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            run(**options)
+        assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_model(run, parts, tmp_path):
+    result, task = run(epochs=12, lr=2e-2)
+    losses = result.curves["validation_loss"]
+    assert losses[-1] < 0.6 * losses[0]
+    assert result.best_epoch == 1 + losses.index(min(losses))
+    trained = load_model(result.model_path)
+    assert same_weights(weights(task), trained.model.state_dict())
+    found = evaluate(trained, parts["validation"]).metrics
+    best = {name: result.curves[name][result.best_epoch - 1] for name in found}
+    assert found == pytest.approx(best, rel=1e-4)
+    assert trained.metadata["extra"]["epoch"] == result.best_epoch
+    assert result.train_seconds == pytest.approx(sum(result.curves["seconds"]))
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["validation_loss"]) for row in rows] == pytest.approx(losses)
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_same_seed_same_numbers_other_seed_other_numbers(run):
+    (first, a), (second, b), (third, c) = run("a"), run("b"), run("c", seed=1)
+    assert numbers(first) == numbers(second)
+    assert same_weights(weights(a), weights(b))
+    assert numbers(first) != numbers(third)
+    assert not same_weights(weights(a), weights(c))
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 2])
+def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(run, monkeypatch, tmp_path, checkpoint_every):
+    whole, a = run("whole", checkpoint_every=checkpoint_every)
+    interrupt(run, monkeypatch, epoch=3, folder="cut", checkpoint_every=checkpoint_every)
+    assert (tmp_path / "cut" / "last.ckpt").exists()
+    torch.manual_seed(123)
+    resumed, b = run("cut", checkpoint_every=checkpoint_every)
+    assert numbers(resumed) == numbers(whole)
+    assert same_weights(weights(a), weights(b))
+    last = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "cut")]
+    assert same_weights(last[0]["state_dict"], last[1]["state_dict"])
+
+
+def test_resume_goes_on_instead_of_starting_anew(run, monkeypatch):
+    interrupt(run, monkeypatch, epoch=2)
+    epochs = []
+
+    class Count(Callback):
+        def on_train_epoch_start(self, trainer, *_):
+            epochs.append(trainer.current_epoch)
+
+    trainer = fitting.lightning.Trainer
+    monkeypatch.setattr(
+        fitting.lightning, "Trainer", lambda callbacks, **kw: trainer(callbacks=[*callbacks, Count()], **kw)
+    )
+    run()
+    assert epochs == [2, 3]
+
+
+def test_a_finished_run_returns_at_once(run, monkeypatch):
+    first, a = run()
+    monkeypatch.setattr(fitting.lightning, "Trainer", None)
+    second, b = run()
+    assert first == second
+    assert same_weights(weights(a), weights(b))
+
+
+def test_resume_with_input_noise_repeats_the_noise(trajectories, small_fno, monkeypatch, tmp_path):
+    def forecast(folder):
+        task = RolloutTask(small_fno(2), rollout=Rollout(n_history=2), unroll=2, input_noise=0.1)
+        settings = TrainSettings(epochs=3, batch_size=16, device="cpu")
+        parts = split(trajectories, {"train": 6, "validation": 2}, seed=None)
+        return fit(task, parts["train"], parts["validation"], settings, tmp_path / folder, progress=False), task
+
+    whole, a = forecast("whole")
+    interrupt(lambda: forecast("cut"), monkeypatch, epoch=1)
+    resumed, b = forecast("cut")
+    assert numbers(resumed) == numbers(whole)
+    assert same_weights(weights(a), weights(b))
+    assert load_model(whole.model_path).rollout == Rollout(n_history=2)
+
+
+def test_a_folder_of_another_run_is_refused_by_the_first_difference(run, pairs, parts, tmp_path):
+    run(config={"data": "a.h5"})
+    with pytest.raises(ValueError, match=r"optimizer\.lr is 0\.003, this run has 0\.01"):
+        run(lr=0.01, config={"data": "a.h5"})
+    with pytest.raises(ValueError, match=r"training\.epochs is 4, this run has 5"):
+        run(epochs=5, config={"data": "a.h5"})
+    with pytest.raises(ValueError, match=r"data is 'a\.h5', this run has 'b\.h5'"):
+        run(config={"data": "b.h5"})
+    run(config={"data": "a.h5"}, log_every=3)  # changes nothing that is learned
+    parts["train"] = pairs.subset(range(16))
+    with pytest.raises(ValueError, match=r"of a run on other data: its train\.checksum"):
+        run(config={"data": "a.h5"})
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["training"]["epochs"] == 4
+    assert config["data"] == "a.h5"
+
+
+def test_a_damaged_checkpoint_is_named(run, monkeypatch, tmp_path):
+    interrupt(run, monkeypatch, epoch=1)
+    checkpoint = tmp_path / "run" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read .*: delete it to start this run anew"):
+        run()
+
+
+def test_a_folder_that_cannot_be_one_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="should be a folder for the run, but is a file"):
+        run("file")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "model.safetensors").write_text("")
+    with pytest.raises(ValueError, match="holds a model but no config"):
+        run("foreign")
+
+
+def test_early_stopping(run):
+    result, _ = run(epochs=30, lr=0.3, patience=2)
+    assert result.epochs < 30
+    assert result.epochs == result.best_epoch + 2
+
+
+def test_a_diverged_run_stops_with_a_reason(run, small_fno, monkeypatch):
+    task_step = OperatorTask.predict_for_training
+
+    def poisoned(self, given, n_steps):
+        return task_step(self, given, n_steps) * (float("nan") if self.global_step == 4 else 1)
+
+    monkeypatch.setattr(OperatorTask, "predict_for_training", poisoned)
+    with pytest.raises(FloatingPointError, match="became nan in epoch 2, step 2: lower the learning rate"):
+        run()
+
+
+def test_the_callers_random_numbers_and_warnings_are_left_alone(run, recwarn):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run()
+    assert torch.equal(torch.rand(3), expected)
+    assert [str(w.message) for w in recwarn if not issubclass(w.category, DeprecationWarning)] == []
+
+
+def test_silence(run, capfd):
+    run(epochs=1)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == ""
+
+
+def test_progress_shows_the_whole_training(parts, small_fno, tmp_path, capfd):
+    task = OperatorTask(small_fno())
+    settings = TrainSettings(epochs=2, batch_size=8, device="cpu")
+    fit(task, parts["train"], parts["validation"], settings, tmp_path / "run", title="FNO")
+    assert "FNO: 4/4 steps" in capfd.readouterr().err
+    assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".part")]

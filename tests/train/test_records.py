@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import pytest
+import torch
+
+from kinn.train.atomic import atomic_file
+from kinn.train.records import hardware, peak_memory, plain, reset_peak_memory, versions, write_record
+
+
+def test_record_is_strict_json(tmp_path):
+    record = {"metrics": {"a": math.inf, "b": torch.tensor(float("nan")), "c": 0.5}, "shape": (1, 2), "path": tmp_path}
+    write_record(tmp_path / "r.json", record)
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "schema": 1,
+        "metrics": {"a": None, "b": None, "c": 0.5},
+        "shape": [1, 2],
+        "path": str(tmp_path),
+    }
+
+
+def test_what_is_no_json_leaves_no_file(tmp_path):
+    with pytest.raises(TypeError):
+        write_record(tmp_path / "r.json", {"x": object()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_plain_keeps_integers_and_booleans():
+    assert plain({"n": 3, "b": True, "s": "x", "none": None}) == {"n": 3, "b": True, "s": "x", "none": None}
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:
+        file.write(b"half of the n")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_new_files_have_ordinary_rights(tmp_path):
+    (tmp_path / "ordinary").write_text("")
+    with atomic_file(tmp_path / "ours") as file:
+        file.write(b"x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_machine_and_versions_are_plain():
+    json.dumps([hardware(), versions()])
+    assert hardware()["threads"] == torch.get_num_threads()
+    assert versions()["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_peak_memory_sees_a_large_tensor():
+    reset_peak_memory()
+    before = peak_memory()["peak_rss_bytes"]
+    block = torch.ones(64 * 2**20 // 4)
+    assert peak_memory()["peak_rss_bytes"] >= before + block.nbytes // 2

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kinn.nn import KirchhoffCell
+from kinn.train.settings import OptimizerSettings, TrainSettings, build_optimizer, learning_rate_factor
+
+
+def factors(settings, steps_per_epoch=10, epochs=10):
+    total = steps_per_epoch * epochs
+    return [
+        learning_rate_factor(settings, step=step, steps_per_epoch=steps_per_epoch, total_steps=total)
+        for step in range(total)
+    ]
+
+
+def test_step_falls_at_the_epochs():
+    values = factors(OptimizerSettings(schedule="step", step_epochs=3, step_factor=0.5))
+    assert [values[10 * epoch] for epoch in range(10)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    assert values[29] == 1
+    assert values[30] == 0.5
+
+
+def test_cosine_starts_at_one_passes_the_middle_and_ends_low():
+    values = factors(OptimizerSettings(schedule="cosine", final_fraction=0.1))
+    assert values[0] == 1
+    assert values[50] == pytest.approx(0.55)
+    assert values[-1] == pytest.approx(0.1, abs=1e-3)
+    assert all(a >= b for a, b in zip(values, values[1:]))
+
+
+def test_one_cycle_warms_up_linearly_then_falls():
+    values = factors(OptimizerSettings(schedule="one-cycle", warmup_fraction=0.2, final_fraction=0))
+    assert values[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
+    assert max(values) == values[20] == 1
+    assert values[60] == pytest.approx(0.5)
+    assert values[-1] < 1e-3
+
+
+def test_constant():
+    assert set(factors(OptimizerSettings(schedule="constant"))) == {1.0}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_weight_decay_spares_decay_rates(name):
+    cell = KirchhoffCell(4, dt_rank=1)
+    settings = OptimizerSettings(name=name, weight_decay=0.3)
+    optimizer, _ = build_optimizer(cell, settings, steps_per_epoch=1, total_steps=1)
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert id(cell.A_log) not in decayed
+    assert id(cell.dt_proj.weight) in decayed
+    everything = OptimizerSettings(name=name, weight_decay=0.3, decay_all=True)
+    optimizer, _ = build_optimizer(cell, everything, steps_per_epoch=1, total_steps=1)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(cell.parameters()))
+
+
+def test_the_schedule_reaches_the_optimizer():
+    model = torch.nn.Linear(2, 2)
+    settings = OptimizerSettings(lr=0.1, schedule="step", step_epochs=1, step_factor=0.5)
+    optimizer, scheduler = build_optimizer(model, settings, steps_per_epoch=2, total_steps=6)
+    seen = []
+    for _ in range(6):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+def test_a_frozen_model_is_refused():
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        build_optimizer(
+            torch.nn.Linear(2, 2).requires_grad_(False), OptimizerSettings(), steps_per_epoch=1, total_steps=1
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OptimizerSettings(lr=0.0), "lr must be above 0, but is 0.0"),
+        (lambda: OptimizerSettings(lr=float("nan")), "lr must be above 0"),
+        (lambda: OptimizerSettings(name="sgd"), "optimiser must be one of adam, adamw, but is 'sgd'"),
+        (lambda: OptimizerSettings(step_factor=2), "step_factor must be above 0 and at most 1"),
+        (lambda: TrainSettings(epochs=0), "epochs must be at least 1, but is 0"),
+        (lambda: TrainSettings(patience=0), "patience must be at least 1"),
+        (lambda: TrainSettings(device="gpu"), "device must be one of auto"),
+    ],
+)
+def test_wrong_settings_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -36,9 +36,14 @@ def test_plain_keeps_integers_and_booleans():
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:
-        file.write(b"half of the n")
-        raise KeyboardInterrupt
+
+    def write():
+        with atomic_file(path) as file:
+            file.write(b"half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

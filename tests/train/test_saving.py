@@ -82,7 +82,7 @@ def test_foreign_files(tmp_path):
     with pytest.raises(ValueError, match="not of a kinn model"):
         load_model(path)
     save_file({"a": torch.ones(2)}, path, metadata={"kinn": json.dumps({"format": 1})})
-    with pytest.raises(ValueError, match="lacks.*'arguments'"):
+    with pytest.raises(ValueError, match=r"lacks.*'arguments'"):
         load_model(path)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_cosine_starts_at_one_passes_the_middle_and_ends_low():
     assert values[0] == 1
     assert values[50] == pytest.approx(0.55)
     assert values[-1] == pytest.approx(0.1, abs=1e-3)
-    assert all(a >= b for a, b in zip(values, values[1:]))
+    assert all(a >= b for a, b in itertools.pairwise(values))
 
 
 def test_one_cycle_warms_up_linearly_then_falls():

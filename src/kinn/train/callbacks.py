@@ -118,7 +118,9 @@ class TrainingProgress(Callback):
         self._bar = ProgressBar(self.title, total=int(trainer.estimated_stepping_batches)).__enter__()
         self._bar.update(trainer.global_step)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Move the bar."""
         assert self._bar is not None
         if self._bar.due() and trainer.global_step < self._bar.total:
@@ -141,7 +143,7 @@ class TrainingProgress(Callback):
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.__exit__(None, None, None)
+            self._bar.close()
             self._bar = None
 
     def _text(self, trainer: lightning.Trainer) -> str:

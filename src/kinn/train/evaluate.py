@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from kinn.train.prediction import Rollout, TrainedModel
 
 if TYPE_CHECKING:
     from kinn.train.tasks import OperatorTask, RolloutTask
+
+
+_Kind = TypeVar("_Kind")
 
 
 class Scores:
@@ -119,9 +122,9 @@ def evaluation_items(dataset: Any, rollout: Rollout | None) -> Dataset:
     Raises:
         ValueError: if the data is of the other kind, or trajectories have no frame beyond the history.
     """
-    expect_kind(dataset, OperatorDataset if rollout is None else TrajectoryDataset)
     if rollout is None:
-        return dataset
+        return expect_kind(dataset, OperatorDataset)
+    dataset = expect_kind(dataset, TrajectoryDataset)
     if dataset.n_frames <= rollout.n_history:
         raise ValueError(
             f"a rollout from {rollout.n_history} frames needs longer trajectories than these, of {dataset.n_frames}"
@@ -129,8 +132,8 @@ def evaluation_items(dataset: Any, rollout: Rollout | None) -> Dataset:
     return TrajectoryWindows(dataset, n_history=rollout.n_history, n_future=dataset.n_frames - rollout.n_history)
 
 
-def expect_kind(dataset: Any, kind: type) -> None:
-    """Refuse data of another kind than the task needs.
+def expect_kind(dataset: Any, kind: type[_Kind]) -> _Kind:
+    """The data set, if it is of the kind that the task needs.
 
     Raises:
         ValueError: that says what is needed and what came.
@@ -139,6 +142,7 @@ def expect_kind(dataset: Any, kind: type) -> None:
         words = {OperatorDataset: "pairs of fields", TrajectoryDataset: "trajectories"}
         came = words.get(type(dataset), type(dataset).__name__)
         raise ValueError(f"expected {words.get(kind, kind.__name__)}, but the data are {came}")
+    return dataset
 
 
 def _sample_fields(

@@ -134,10 +134,9 @@ class OperatorTask(_Task):
         trained = TrainedModel(model, input_normalizer or Identity(), output_normalizer or Identity())
         super().__init__(trained, loss=loss, loss_units=loss_units, optimizer=optimizer)
 
-    def training_items(self, dataset: OperatorDataset) -> Dataset:
+    def training_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Dataset:
         """What an epoch goes through: the pairs."""
-        expect_kind(dataset, OperatorDataset)
-        return dataset
+        return expect_kind(dataset, OperatorDataset)
 
     def predict_for_training(self, given: Tensor, n_steps: int) -> Tensor:
         """See `_Task`."""
@@ -197,11 +196,10 @@ class RolloutTask(_Task):
             described["task"][name] = getattr(self, name)
         return described
 
-    def training_items(self, dataset: TrajectoryDataset) -> Dataset:
+    def training_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Dataset:
         """What an epoch goes through: all windows of `n_history + unroll` frames."""
-        expect_kind(dataset, TrajectoryDataset)
         return TrajectoryWindows(
-            dataset,
+            expect_kind(dataset, TrajectoryDataset),
             n_history=self.rollout.n_history,
             n_future=self.unroll,
             stride=self.window_stride,

@@ -5,8 +5,8 @@
 on `[0, 1)^2`, periodic, the first grid axis being `x`. Products are formed on the grid and freed of aliasing by the 2/3
 rule: waves `|k| >= n / 3` along an axis are dropped. Advection and forcing are advanced by the fourth-order exponential
 Runge-Kutta method of Cox and Matthews (2002), which integrates diffusion exactly. Li et al. (2021) made their data with
-Crank-Nicolson diffusion and explicit advection at `dt = 1e-4`: another way to the same solution, at some fifty times as
-many steps.
+Crank-Nicolson diffusion and explicit advection at `dt = 1e-4`: another way to the same solution, at a hundred times the
+number of steps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def solve_navier_stokes(
     viscosity: float,
     frame_interval: float = 1.0,
     forcing: Float[Tensor, "n n"] | None = None,
-    courant: float = 0.8,
+    courant: float = 1.0,
     steps_per_frame: int | None = None,
 ) -> Float[Tensor, "b t n n"]:
     """Vorticity at the times `frame_interval, 2 frame_interval, ...`; the arguments of `navier_stokes_frames`.
@@ -77,7 +77,7 @@ def navier_stokes_frames(
     viscosity: float,
     frame_interval: float = 1.0,
     forcing: Float[Tensor, "n n"] | None = None,
-    courant: float = 0.8,
+    courant: float = 1.0,
     steps_per_frame: int | None = None,
 ) -> Iterator[Float[Tensor, "b n n"]]:
     """Advance a batch of flows and yield their vorticity frame by frame.
@@ -115,8 +115,8 @@ def navier_stokes_frames(
                 f"{name} must be finite with zero mean on the torus, but its mean is {mean:.3g} of {size:.3g}"
             )
     torus = _Torus(n, viscosity=viscosity, like=w0)
-    w = torus.keep * torch.fft.rfft2(w0)
-    force_spectrum = (torus.keep * torch.fft.rfft2(force)).expand_as(w)
+    w = torus.keep * torus.to_spectrum(w0)
+    force_spectrum = (torus.keep * torus.to_spectrum(force)).expand_as(w)
     for frame in range(1, n_frames + 1):
         if steps_per_frame is None:
             w = _adaptive_interval(torus, w, force_spectrum, frame_interval, courant)
@@ -131,16 +131,21 @@ def navier_stokes_frames(
                     else f"{steps_per_frame} steps_per_frame are too few (None chooses by itself)"
                 )
             )
-        yield torch.fft.irfft2(w, s=(n, n))
+        yield torus.to_grid(w)
 
 
 class _Torus:
-    """Wave numbers of the grid and what follows from them; the step's coefficients, made once per step size."""
+    """Transforms, wave numbers and what follows from them; the step's coefficients, made once per step size.
+
+    Spectra are `(..., m, k)`: the wave number `k` of the first grid axis is last, and of the second axis only the kept
+    `0 <= m < n / 3` exist. Two one-dimensional transforms in this order are 2 to 3 times as fast as `irfft2`, which
+    spends its time on copies.
+    """
 
     def __init__(self, n: int, *, viscosity: float, like: Tensor) -> None:
-        k = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64)[:, None]
-        m = torch.arange(n // 2 + 1, dtype=torch.float64)
-        keep = ((3 * k.abs() < n) & (3 * m < n)).double()
+        k = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64)
+        m = torch.arange((n + 2) // 3, dtype=torch.float64)[:, None]
+        keep = (3 * k.abs() < n).double().expand(len(m), n).clone()
         keep[0, 0] = 0.0  # no mean vorticity on a torus
         square = (2 * math.pi) ** 2 * (k**2 + m**2)
         inverse = keep / square.clamp(min=1.0)
@@ -154,12 +159,18 @@ class _Torus:
         self.advection = torch.stack([pi2 * (k**2 - m**2) * keep, -pi2 * k * m * keep]).to(like)[:, None]
         self._coefficients: dict[float, _Coefficients] = {}
 
-    def velocities(self, w: Complex[Tensor, "b n m"]) -> Float[Tensor, "2 b n n"]:
-        return torch.fft.irfft2(self.velocity * w, s=(self.n, self.n))
+    def to_spectrum(self, field: Float[Tensor, "... n n"]) -> Complex[Tensor, "... m k"]:
+        return torch.fft.fft(torch.fft.rfft(field)[..., : len(self.keep)].transpose(-1, -2))
 
-    def tendency(self, w: Complex[Tensor, "b n m"], force: Complex[Tensor, "b n m"]) -> Complex[Tensor, "b n m"]:
+    def to_grid(self, spectrum: Complex[Tensor, "... m k"]) -> Float[Tensor, "... n n"]:
+        return torch.fft.irfft(torch.fft.ifft(spectrum).transpose(-1, -2), n=self.n)
+
+    def velocities(self, w: Complex[Tensor, "b m k"]) -> Float[Tensor, "2 b n n"]:
+        return self.to_grid(self.velocity * w)
+
+    def tendency(self, w: Complex[Tensor, "b m k"], force: Complex[Tensor, "b m k"]) -> Complex[Tensor, "b m k"]:
         u, v = self.velocities(w)
-        products = torch.fft.rfft2(torch.stack([u * v, u * u - v * v]))
+        products = self.to_spectrum(torch.stack([u * v, u * u - v * v]))
         return force + (self.advection * products).sum(0)
 
     def coefficients(self, dt: float) -> _Coefficients:
@@ -233,11 +244,13 @@ def _adaptive_interval(torus: _Torus, w: Tensor, force: Tensor, interval: float,
         for count in steps.unique().tolist():
             rows = waiting[steps == count]
             result[rows] = _advance(torus, w[rows], force[rows], interval, count)
-        after = _courant_numbers(torus, result[waiting], interval) / steps
-        late = ~(after <= STABLE_COURANT)
+        after = _courant_numbers(torus, result[waiting], interval)
+        late = ~(after <= STABLE_COURANT * steps)  # also catches NaN
         if not late.any():
             return result
-        waiting, target = waiting[late], 2.0 * steps[late]
+        waiting, steps, after = waiting[late], steps[late], after[late]
+        # an unstable speed says little: no more than eight times the steps at once
+        target = torch.clamp(torch.nan_to_num(after / courant, nan=torch.inf), 2 * steps, 8 * steps)
     result[waiting] = torch.nan
     return result
 

@@ -100,15 +100,18 @@ def write_chunks(
     path.parent.mkdir(parents=True, exist_ok=True)
     if part.exists():
         _check_part(part, plan, overwrite=overwrite)
-    if not part.exists():
-        _check_disk(part, plan.n_bytes)
-        _create(part, plan)
-    done = int(read_attributes(part)["finished"])
+    done = int(read_attributes(part)["finished"]) if part.exists() else 0
     total = plan.samples * plan.work_per_sample
+    if done == 0:
+        _check_disk(part, plan.n_bytes)
+    elif progress:
+        progress(done * plan.work_per_sample, total)
     while done < plan.samples:
         rows = range(done, min(done + chunk, plan.samples))
         before = done * plan.work_per_sample
         arrays = make(rows, lambda units, before=before: progress(before + units, total) if progress else None)
+        if not part.exists():  # as late as this: wrong parameters leave nothing behind
+            _create(part, plan)
         _append(part, rows, arrays, plan.samples)
         done = rows.stop
         if progress:

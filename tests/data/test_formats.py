@@ -1,0 +1,205 @@
+"""Files written here in exactly the public layouts, and files that are broken in every way users meet."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from kinn.data import OperatorDataset, TrajectoryDataset, generate_navier_stokes, generate_poisson, open_dataset
+
+RNG = np.random.default_rng(0)
+
+
+def write_cno(path: Path, *, samples: int = 12, shape: tuple[int, ...] = (64, 64)) -> tuple[np.ndarray, np.ndarray]:
+    source, potential = RNG.normal(size=(2, samples, 64, 64))
+    with h5py.File(path, "w") as file:
+        for n in range(samples):  # alphabetical order would put 10 before 2
+            group = file.create_group(f"Sample_{n}")
+            group["input"] = source[n].reshape(shape)
+            group["output"] = potential[n].reshape(shape)
+        for key, value in (("inp", source), ("out", potential)):
+            file[f"min_{key}"], file[f"max_{key}"] = value.min(), value.max()
+    return source, potential
+
+
+def write_matlab7(path: Path, u: np.ndarray) -> None:
+    """As MATLAB's `save -v7.3`: 512 bytes of its own before the HDF5 file, axes reversed, class as an attribute."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, value in (("u", u), ("t", np.arange(1.0, u.shape[-1] + 1)[None]), ("a", u[..., 0])):
+            data = file.create_dataset(name, data=value.T, chunks=True, compression="gzip")
+            data.attrs["MATLAB_class"] = np.bytes_("single")
+    with path.open("r+b") as raw:
+        header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Wed Apr 01 00:00:00 2020 HDF5 schema 1.00 ."
+        raw.write(header.ljust(116) + bytes(8) + b"\x00\x02IM")
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (1, 64, 64), (4096,)])
+def test_cno_layout(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "PoissonData_64x64_IN.h5"
+    source, potential = write_cno(path, shape=shape)
+    data = open_dataset(path)
+    assert isinstance(data, OperatorDataset)
+    assert (len(data), data.in_channels, data.out_channels, data.grid) == (12, 1, 1, (64, 64))
+    for n in (0, 2, 10, 11):
+        assert torch.equal(data[n][0], torch.from_numpy(source[n, None]).float())
+        assert torch.equal(data[n][1], torch.from_numpy(potential[n, None]).float())
+    loaded = data.subset([10, 2]).in_memory()
+    assert torch.equal(loaded[1][1], data[2][1])
+    assert data.metadata["input_range"] == (source.min(), source.max())
+    assert data.metadata["output_range"] == (potential.min(), potential.max())
+
+
+def li_field(samples: int = 5, frames: int = 3) -> np.ndarray:
+    """Every axis of another length, so that no two can be mistaken for each other."""
+    return RNG.normal(size=(samples, 6, 7, frames)).astype("float32")
+
+
+@pytest.mark.parametrize("version", ["7.3", "5"])
+def test_li_layout(tmp_path: Path, version: str) -> None:
+    path, u = tmp_path / "ns_V1e-3_N5000_T50.mat", li_field()
+    if version == "7.3":
+        write_matlab7(path, u)
+        with h5py.File(path) as file:
+            assert file["u"].shape == (3, 7, 6, 5)  # as the public file appears: (T, ny, nx, N)
+    else:
+        scipy.io.savemat(path, {"u": u, "t": np.arange(1.0, 4.0), "a": u[..., 0]})
+    data = open_dataset(path)
+    assert isinstance(data, TrajectoryDataset)
+    assert (len(data), data.n_frames, data.channels, data.grid) == (5, 3, 1, (6, 7))
+    assert data.time == [1, 2, 3]
+    expected = torch.from_numpy(u).permute(0, 3, 1, 2)[:, :, None]
+    assert torch.equal(torch.stack(list(data)), expected)
+    assert torch.equal(torch.stack(list(data.subset([4, 0, 2]).in_memory())), expected[[4, 0, 2]])
+
+
+def test_random_part_of_a_li_file_is_read_in_stretches(tmp_path: Path) -> None:
+    path, u = tmp_path / "u.mat", li_field(samples=40)
+    write_matlab7(path, u)
+    data = open_dataset(path).subset([31, 2, 17, 5, 38, 2])
+    reads = []
+    store = data.trajectories.store
+    stretch = store._stretch
+    store._stretch = lambda *arguments: reads.append(arguments[:2]) or stretch(*arguments)
+    loaded = data.in_memory()
+    assert reads == [(2, 39)]
+    assert torch.equal(loaded[0][:, 0], torch.from_numpy(u[31]).permute(2, 0, 1))
+
+
+def test_matlab5_without_scipy_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scipy.io.savemat(tmp_path / "u.mat", {"u": li_field()})
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ImportError, match=r"needs SciPy: pip install 'kinn-torch\[mat\]'"):
+        open_dataset(tmp_path / "u.mat")
+
+
+def test_our_layout(tmp_path: Path) -> None:
+    path = generate_poisson(tmp_path / "poisson.h5", samples=3, resolution=24, seed=5)
+    data = open_dataset(str(path))
+    assert isinstance(data, OperatorDataset)
+    assert data.inputs.shape == data.outputs.shape == (3, 1, 24, 24)
+    assert data.metadata["equation"] == "poisson"
+    assert data.metadata["max_mode"] == 16
+    with h5py.File(path) as file:
+        assert file.attrs["format"] == "kinn.operator"
+        assert file.attrs["seed"] == 5
+        assert json.loads(file.attrs["parameters"])["smoothness"] == 0.5
+    path = generate_navier_stokes(
+        tmp_path / "flow.h5", samples=2, resolution=8, solver_resolution=16, final_time=1.5, frame_interval=0.5
+    )
+    data = open_dataset(path)
+    assert isinstance(data, TrajectoryDataset)
+    assert data.trajectories.shape == (2, 3, 1, 8, 8)
+    assert data.time == [0.5, 1.0, 1.5]
+
+
+def broken_files(folder: Path) -> list[tuple[str, str]]:
+    """Names of files and what is said about them."""
+    good = generate_poisson(folder / "good.h5", samples=4, resolution=24)
+    content = good.read_bytes()
+    (folder / "truncated.h5").write_bytes(content[: len(content) // 2])
+    (folder / "header_only.h5").write_bytes(content[:100])
+    (folder / "text.h5").write_text("not what its name says")
+    (folder / "empty.h5").touch()
+    (folder / "folder.h5").mkdir()
+    with h5py.File(folder / "foreign.h5", "w") as file:
+        file["tensor"] = np.ones((3, 4))
+    with h5py.File(folder / "plain_u.h5", "w") as file:
+        file["u"] = np.ones((2, 3, 4, 4))  # not MATLAB's: its axes are not to be reversed
+    with h5py.File(folder / "cno.h5", "w") as file:
+        file["Sample_0/input"] = np.ones((4, 4))
+    with h5py.File(folder / "oblong.h5", "w") as file:
+        file["Sample_0/input"] = np.ones(15)
+    write_matlab7(folder / "three.mat", np.ones((3, 4, 5), dtype="float32"))
+    scipy.io.savemat(folder / "other.mat", {"v": np.ones(3)})
+    scipy.io.savemat(folder / "cut.mat", {"u": li_field()})
+    cut = (folder / "cut.mat").read_bytes()
+    (folder / "cut.mat").write_bytes(cut[: len(cut) // 2])
+    for name, changes in {
+        "newer.h5": {"format_version": 99},
+        "unfinished.h5": {"finished": 1},
+        "attribute.h5": {"parameters": None},
+        "array.h5": {"output": None},
+        "kind.h5": {"output": np.full((4, 1, 24, 24), b"x")},
+        "count.h5": {"output": np.ones((3, 1, 24, 24))},
+    }.items():
+        (folder / name).write_bytes(content)
+        with h5py.File(folder / name, "r+") as file:
+            for key, value in changes.items():
+                place = file if key == "output" else file.attrs
+                del place[key]
+                if value is not None:
+                    place[key] = value
+    return [
+        ("truncated.h5", "is truncated or damaged"),
+        ("header_only.h5", "is truncated or damaged"),
+        ("text.h5", "neither an HDF5 nor a MATLAB file: it starts with b'not what"),
+        ("empty.h5", "is empty"),
+        ("folder.h5", "is a folder"),
+        ("foreign.h5", r"none of the known layouts .* it holds \['tensor'\]"),
+        ("plain_u.h5", "none of the known layouts"),
+        ("cno.h5", "Sample_0 lacks the array 'output'"),
+        ("oblong.h5", "must hold a square grid, but its shape is"),
+        ("three.mat", r"must have the axes \(N, nx, ny, T\) in MATLAB, but its shape is \(3, 4, 5\)"),
+        ("other.mat", "must hold an array u .* there is none"),
+        ("cut.mat", "is truncated or damaged"),
+        ("newer.h5", "format version 99, but this kinn reads versions up to 1"),
+        ("unfinished.h5", r"unfinished \(1 of 4 samples\)"),
+        ("attribute.h5", r"lacks the attributes \['parameters'\]"),
+        ("array.h5", r"lacks the arrays \['output'\]"),
+        ("kind.h5", "output in .* must hold real numbers"),
+        ("count.h5", "4 inputs and 3 outputs"),
+    ]
+
+
+def test_broken_files_end_in_one_sentence(tmp_path: Path) -> None:
+    for name, message in broken_files(tmp_path):
+        with pytest.raises((ValueError, TypeError), match=message) as caught:
+            open_dataset(tmp_path / name)
+        assert name.split(".")[0] in str(caught.value) or name in ("oblong.h5", "count.h5")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="no data file"):
+        open_dataset(tmp_path / "absent.h5")
+
+
+def test_damage_found_on_reading_names_the_sample(tmp_path: Path) -> None:
+    path = tmp_path / "in.h5"
+    write_cno(path)
+    with h5py.File(path, "r+") as file:
+        del file["Sample_5/output"]
+        file["Sample_6/output"][3, 3] = np.nan
+        del file["Sample_7/output"]
+        file["Sample_7/output"] = np.ones((32, 32))
+    data = open_dataset(path)
+    with pytest.raises(OSError, match=r"Sample_5/output .* missing or damaged"):
+        data[5]
+    with pytest.raises(ValueError, match=r"1 values in 1 of 1 samples read .* first in sample 6"):
+        data[6]
+    with pytest.raises(ValueError, match=r"must hold 4096 numbers, but its shape is \(32, 32\)"):
+        data[7]

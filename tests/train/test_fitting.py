@@ -30,16 +30,14 @@ def parts(pairs):
 
 @pytest.fixture
 def run(parts, small_fno, tmp_path):
-    def run(folder="run", *, epochs=4, lr=3e-3, config=None, **settings):
+    def run(folder="run", *, epochs=4, lr=3e-3, **settings):
         normalizers = {
             "input_normalizer": Standard.fit(parts["train"].inputs),
             "output_normalizer": Standard.fit(parts["train"].outputs),
         }
         task = OperatorTask(small_fno(), **normalizers, optimizer=OptimizerSettings(lr=lr, schedule="one-cycle"))
         settings = TrainSettings(**{"epochs": epochs, "batch_size": 6, "device": "cpu", **settings})
-        result = fit(
-            task, parts["train"], parts["validation"], settings, tmp_path / folder, config=config, progress=False
-        )
+        result = fit(task, parts["train"], parts["validation"], settings, tmp_path / folder, progress=False)
         return result, task
 
     return run
@@ -161,20 +159,28 @@ def test_resume_with_input_noise_repeats_the_noise(trajectories, small_fno, monk
 
 
 def test_a_folder_of_another_run_is_refused_by_the_first_difference(run, pairs, parts, tmp_path):
-    run(config={"data": "a.h5"})
+    run()
     with pytest.raises(ValueError, match=r"optimizer\.lr is 0\.003, this run has 0\.01"):
-        run(lr=0.01, config={"data": "a.h5"})
+        run(lr=0.01)
     with pytest.raises(ValueError, match=r"training\.epochs is 4, this run has 5"):
-        run(epochs=5, config={"data": "a.h5"})
-    with pytest.raises(ValueError, match=r"data is 'a\.h5', this run has 'b\.h5'"):
-        run(config={"data": "b.h5"})
-    run(config={"data": "a.h5"}, log_every=3)  # changes nothing that is learned
+        run(epochs=5)
+    run(log_every=3)  # changes nothing that is learned
     parts["train"] = pairs.subset(range(16))
     with pytest.raises(ValueError, match=r"of a run on other data: its train\.checksum"):
-        run(config={"data": "a.h5"})
-    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert config["training"]["epochs"] == 4
-    assert config["data"] == "a.h5"
+        run()
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]["epochs"] == 4
+
+
+def test_a_configuration_of_the_callers_own_is_saved_and_compared(parts, small_fno, tmp_path):
+    def run(config):
+        settings = TrainSettings(epochs=1, device="cpu")
+        args = OperatorTask(small_fno()), parts["train"], parts["validation"], settings, tmp_path
+        return fit(*args, config=config, progress=False)
+
+    run({"data": "a.h5", "epochs": 1})
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"data": "a.h5", "epochs": 1}
+    with pytest.raises(ValueError, match=r"its data is 'a\.h5', this run has 'b\.h5'"):
+        run({"data": "b.h5", "epochs": 1})
 
 
 def test_a_damaged_checkpoint_is_named(run, monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from kinn.data import OperatorDataset, TrajectoryDataset
 from kinn.train.callbacks import AtomicCheckpoints, EpochOrder, History, TrainingProgress
 from kinn.train.folder import RunFolder
-from kinn.train.records import peak_memory, plain, reset_peak_memory, write_record
+from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.saving import load_model, save_model
 from kinn.train.settings import TrainSettings
 from kinn.train.tasks import OperatorTask, RolloutTask
@@ -40,7 +40,8 @@ class FitResult:
         model_path: file of the best model on the validation data.
         best_epoch: its epoch, counted from 1.
         epochs: that were trained.
-        curves: lists over epochs: `epoch`, `train_loss`, `validation_loss`, `seconds`, and the validation metrics.
+        curves: lists over epochs: `epoch`, `train_loss`, `validation_loss`, `seconds`, and the validation metrics; None
+            where a value was not finite.
         train_seconds: of all epochs, validations included, over all parts of a resumed run.
         seconds_per_epoch: their median.
         memory: `peak_rss_bytes` (and `peak_gpu_bytes`) of the last part.
@@ -49,7 +50,7 @@ class FitResult:
     model_path: Path
     best_epoch: int
     epochs: int
-    curves: dict[str, list[float]]
+    curves: dict[str, list[Any]]
     train_seconds: float
     seconds_per_epoch: float
     memory: dict[str, int]
@@ -77,7 +78,7 @@ def fit(
         validation: decides which epoch is best, and when to stop early. Never the test data.
         settings: epochs, batch size, seed and the like.
         folder: for the run's files, see `kinn.train.folder`.
-        config: more plain values for `config.yaml`, such as where the data lies; part of the run's identity.
+        config: plain values that fix the run, for `config.yaml`; by default the task's description and the settings.
         title: of the progress bar.
         progress: whether to show it.
 
@@ -91,8 +92,8 @@ def fit(
     train_items, validation_items = task.training_items(train), task.validation_items(validation)
     data = {"train": _fingerprint(train), "validation": _fingerprint(validation)}
     run = RunFolder(folder)
-    full_config = {**task.describe(), "training": asdict(settings), **(config or {})}
-    run.claim(full_config, data)
+    config = dict(config) if config is not None else {**task.describe(), "training": asdict(settings)}
+    run.claim(config, data)
     summary = run.finished()
     if summary is None:
         history = History(
@@ -104,7 +105,7 @@ def fit(
                 input_normalizer=task.input_normalizer,
                 output_normalizer=task.output_normalizer,
                 rollout=task.trained.rollout,
-                extra=plain({"epoch": epoch, "validation": metrics, "config": full_config}),
+                extra=plain({"epoch": epoch, "validation": metrics, "config": config}),
             ),
         )
         reset_peak_memory()
@@ -122,8 +123,7 @@ def fit(
                 "no epoch had a finite validation loss, so there is no model to keep: lower the learning rate, "
                 "clip gradients, or unroll more steps in training"
             )
-        summary = {**history.state_dict(), "memory": peak_memory()}
-        write_record(run.result, summary)
+        summary = run.finish({**history.state_dict(), "memory": peak_memory()})
     task.model.load_state_dict(load_model(run.model).model.state_dict())
     task.eval()
     seconds = summary["curves"]["seconds"]

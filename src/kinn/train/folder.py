@@ -18,7 +18,7 @@ import yaml
 from kinn.train.atomic import write_text
 from kinn.train.records import plain
 
-_FREE = {"training.device", "training.workers", "training.log_every", "training.checkpoint_every"}
+_FREE = {"device", "workers", "log_every", "checkpoint_every"}
 """Settings that may change when a run goes on: they do not change what is learned."""
 
 
@@ -61,6 +61,12 @@ class RunFolder:
             return None
         return json.loads(self.result.read_text())
 
+    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Mark the run as finished; returns the summary as `finished` will."""
+        found = plain(summary)
+        write_text(self.result, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        return found
+
     def _progress(self) -> dict[str, Any] | None:
         if not self.checkpoint.exists():
             return None
@@ -82,7 +88,7 @@ class RunFolder:
 
     def _check_same(self, there: dict[str, Any], here: dict[str, Any], whose: str, ours: str) -> None:
         for key in [*here, *there]:
-            if key not in _FREE and there.get(key) != here.get(key):
+            if key.rpartition(".")[2] not in _FREE and there.get(key) != here.get(key):
                 raise ValueError(
                     f"{self.path} is the folder {whose}: its {key} is {there.get(key)!r}, {ours} {here.get(key)!r}; "
                     "choose another folder, or delete this one"

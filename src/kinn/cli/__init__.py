@@ -1,0 +1,105 @@
+"""The command line: `kinn generate | train | evaluate | reproduce | report`.
+
+One file per command. Each has `add(commands)`, which declares its options, and the function that runs it; heavy imports
+wait until a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentError
+
+from kinn._version import __version__
+from kinn.cli import evaluate, generate, reproduce, train
+from kinn.cli.parser import Commands, Parser
+
+_COMMANDS = ("generate", "poisson", "navier-stokes", "train", "evaluate", "reproduce", "report")
+_USER_ERRORS = (ValueError, TypeError, IndexError, OSError, ImportError, FloatingPointError, MemoryError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        0 if all went well, 2 after a user's error (one sentence on stderr), 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # anywhere on the line: whoever needs it has just seen an error and adds it at the end
+    debug = "--debug" in arguments
+    parser, commands = _parser(arguments)
+    try:
+        options = parser.parse_args([a for a in arguments if a != "--debug"])
+        return commands.run(options)
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    except BrokenPipeError:  # `kinn ... | head`: stdout is gone, so nothing may flush to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _say(f"Interrupted; {commands.after_interrupt}.", 130)
+    except ArgumentError as error:
+        if debug:
+            raise
+        return _say(f"{_sentence(str(error))} (see {_help_for(arguments)})", 2)
+    except _USER_ERRORS as error:
+        if debug:
+            raise
+        return _say(f"Error: {_sentence(_message(error))}", 2)
+
+
+def _parser(arguments: Sequence[str]) -> tuple[Parser, Commands]:
+    parser = Parser(
+        prog="kinn",
+        usage="kinn COMMAND [options]",
+        description="Train Kirchhoff-inspired neural operators on fields, and compare them with their baselines.",
+        epilog="A first journey:\n"
+        "  kinn generate poisson --output p.h5\n"
+        "  kinn train --data p.h5 --model UKNO --output runs/p\n"
+        "  kinn generate poisson --output test.h5 --samples 128 --seed 1\n"
+        "  kinn evaluate runs/p/model.safetensors test.h5",
+    )
+    parser.add_argument("--version", action="version", version=f"kinn {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+    commands = Commands(parser, arguments)
+    for command in (generate, train, evaluate, reproduce):
+        command.add(commands)
+    return parser, commands
+
+
+def _help_for(arguments: Sequence[str]) -> str:
+    words = []
+    for argument in arguments:
+        if argument.startswith("-"):
+            break
+        words.append(argument)
+    known = [word for word in words[:2] if word in _COMMANDS]
+    return " ".join(["kinn", *known, "--help"])
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}"
+    return str(error) or type(error).__name__
+
+
+def _sentence(message: str) -> str:
+    """One line, in words: parsers speak of keys and classes."""
+    message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
+    message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"--{key[1].split('.', 1)[-1]}:", message)
+    return " ".join(message.split())
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,100 @@
+"""Parsers that all commands share: help texts with examples, and the table from command to function."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Examples keep their lines; an option's help ends with its default, without Python's types."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        if action.default in (None, argparse.SUPPRESS) or action.nargs == 0 or not action.option_strings:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+class Parser(ArgumentParser):
+    """A parser that raises errors instead of exiting.
+
+    Args:
+        description: one or two sentences on what the command does.
+        epilog: examples, whose lines are kept.
+        options: of the argument parser.
+    """
+
+    def __init__(self, *, description: str, epilog: str, **options: Any) -> None:
+        super().__init__(
+            description=textwrap.fill(description, 80),
+            epilog=epilog,
+            formatter_class=HelpFormatter,
+            exit_on_error=False,
+            print_config=None,
+            **options,
+        )
+
+
+class Commands:
+    """The commands of a parser.
+
+    Args:
+        parser: gets the commands.
+        arguments: the command line. Options are declared only for the command that stands on it: their defaults may
+            need slow imports.
+        name: of the option that holds the chosen command.
+    """
+
+    def __init__(self, parser: Parser, arguments: Sequence[str], *, name: str = "command") -> None:
+        self._name, self._arguments = name, arguments
+        self._actions = parser.add_subcommands(
+            required=True, dest=name, title=f"{name.capitalize()}s", metavar=name.upper()
+        )
+        self._runs: dict[str, Callable[[Namespace], int]] = {}
+        self._interrupts: dict[str, str] = {}
+        self.after_interrupt = "run the same command again"
+
+    def add(
+        self,
+        name: str,
+        parser: Parser,
+        declare: Callable[[Parser], None],
+        run: Callable[[Namespace], int],
+        *,
+        help: str,
+        after_interrupt: str,
+    ) -> None:
+        """Add a command.
+
+        Args:
+            name: of the command.
+            parser: with the command's description.
+            declare: adds its options.
+            run: gets the parsed options, returns the exit code.
+            help: one line for the list of commands.
+            after_interrupt: what to say after Ctrl-C: how to go on.
+        """
+        if name in self._arguments:
+            declare(parser)
+        self._actions.add_subcommand(name, parser, help=help)
+        self._runs[name], self._interrupts[name] = run, after_interrupt
+
+    def add_group(self, name: str, parser: Parser, *, choice: str, help: str, after_interrupt: str) -> Commands:
+        """Add a command that has commands of its own, and return those; `choice` says what they are."""
+        self._actions.add_subcommand(name, parser, help=help)
+        below = Commands(parser, self._arguments, name=choice)
+        self._runs[name], self._interrupts[name] = below.run, after_interrupt
+        return below
+
+    def run(self, options: Namespace) -> int:
+        """Run the command that was chosen."""
+        name = options[self._name]
+        self.after_interrupt = self._interrupts[name]
+        return self._runs[name](options[name])

@@ -1,0 +1,90 @@
+"""`kinn reproduce` and `kinn report`: experiments of the paper from one command, and the page that shows them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from kinn.cli.parser import Commands, Parser
+
+
+def add(commands: Commands) -> None:
+    """Declare both commands."""
+    parser = Parser(
+        usage="kinn reproduce [NAME] [options]",
+        description="Rerun an experiment: generate its data, train our models and the baselines alike, print a table "
+        "and write an HTML report. Without a name, list the experiments.",
+        epilog="Example:\n  kinn reproduce demo --output runs/demo",
+    )
+    commands.add(
+        "reproduce",
+        parser,
+        _reproduce_options,
+        _reproduce,
+        help="rerun an experiment of the paper",
+        after_interrupt="the same command goes on from what is finished",
+    )
+
+    parser = Parser(
+        usage="kinn report FOLDER [options]",
+        description="Draw result records as one HTML page: tables, error curves and pictures of fields.",
+        epilog="Example:\n  kinn report runs/demo",
+    )
+    commands.add(
+        "report",
+        parser,
+        _report_options,
+        _report,
+        help="draw result records as an HTML page",
+        after_interrupt="nothing was written",
+    )
+
+
+def _reproduce_options(parser: Parser) -> None:
+    parser.add_argument("name", type=str, nargs="?", default=None, help="of the experiment")
+    parser.add_argument(
+        "--budget", type=str | None, default=None, help="how much data and training; by default the smallest"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="one run each: of initialisation and data order"
+    )
+    parser.add_argument("--device", type=str, default="auto", help="where to train: auto, cpu or cuda")
+    parser.add_argument("--output", type=str | None, default=None, help="folder; by default runs/NAME")
+
+
+def _report_options(parser: Parser) -> None:
+    parser.add_argument("folder", type=str, help="with result records (*.json), at any depth")
+    parser.add_argument("--output", type=str | None, default=None, help="HTML file; by default FOLDER/report.html")
+
+
+def _reproduce(options: Namespace) -> int:
+    from kinn import recipes
+
+    if options.name is None:
+        print("Experiments:", *(f"  kinn reproduce {name}" for name in recipes.names()), sep="\n")
+        return 0
+    if options.name not in recipes.names():
+        raise ValueError(f"unknown recipe '{options.name}'; known recipes: {', '.join(recipes.names())}")
+    folder = Path(options.output or f"runs/{options.name}")
+    records = recipes.run(
+        options.name, budget=options.budget, seeds=options.seeds, device=options.device, output=folder
+    )
+
+    from kinn.report import print_table, write_report
+
+    print_table(list(records))
+    try:
+        print(f"Report: {write_report(list(records), folder / 'report.html')}")
+    except ImportError as error:  # the results are there, only the page needs the extra
+        print(f"No report: {error}", file=sys.stderr)
+    return 0
+
+
+def _report(options: Namespace) -> int:
+    from kinn.report import write_report
+
+    folder = Path(options.folder)
+    print(f"Report: {write_report(folder, options.output or folder / 'report.html')}")
+    return 0

@@ -1,0 +1,294 @@
+"""`kinn train`: a model on a data file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ActionConfigFile, Namespace
+
+from kinn.cli.parser import Commands, Parser
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kinn.data import OperatorDataset, TrajectoryDataset
+    from kinn.train import OperatorTask, OptimizerSettings, RolloutTask, TrainSettings
+
+_IN_MEMORY_BYTES = 2 * 2**30
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = Parser(
+        usage="kinn train --data FILE --output FOLDER [options]",
+        description="Train a model on a data file. Pairs of fields train an operator, trajectories a forecaster: the "
+        "file tells which. The best model on the validation part is kept as OUTPUT/model.safetensors; an interrupted "
+        "training goes on when the same command is given again.",
+        epilog="Examples:\n"
+        "  kinn train --data p.h5 --model UKNO --output runs/p\n"
+        "  kinn train --data flow.h5 --model FKNO --model-arguments.routes 2 --unroll 5 --output runs/flow\n"
+        "  kinn train --config runs/p/config.yaml --output runs/again",
+    )
+    commands.add(
+        "train",
+        parser,
+        _options,
+        _train,
+        help="train a model on a data file",
+        after_interrupt="the same command goes on from the last finished epoch",
+    )
+
+
+def _options(parser: Parser) -> None:
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run",
+    )
+    parser.add_argument("--output", type=str, required=True, help="folder for the run's files")
+    _add_data(parser)
+    _add_model(parser)
+    _add_forecast(parser)
+    _add_optimizer(parser)
+    _add_training(parser)
+
+
+def _add_data(parser: Parser) -> None:
+    group = parser.add_argument_group("Data")
+    group.add_argument(
+        "--data", type=str, required=True, help="data file: kinn's, CNO's Poisson layout, or Li's .mat files"
+    )
+    group.add_argument(
+        "--validation",
+        type=float | str,
+        default=0.1,
+        help="part of the data that decides which epoch is best: a fraction, or another data file",
+    )
+    group.add_argument("--split-seed", type=int, default=0, help="of the random choice of that part")
+    group.add_argument(
+        "--normalize",
+        type=Literal["standard", "min-max", "none"],
+        default="standard",
+        help="standard: zero mean and unit variance; min-max: to [0, 1]; constants come from the training part",
+    )
+
+
+def _add_model(parser: Parser) -> None:
+    group = parser.add_argument_group("Model")
+    group.add_argument("--model", type=str, default="FKNO", help="FNO, FKNO or UKNO; channels come from the data")
+    group.add_argument(
+        "--model-arguments",
+        type=dict,
+        default={},
+        help="of the model's constructor: --model-arguments.order 2; a wrong name lists those there are",
+    )
+
+
+def _add_forecast(parser: Parser) -> None:
+    group = parser.add_argument_group("Forecasting (trajectories only)")
+    group.add_argument("--history", type=int, default=10, help="frames that the model sees")
+    group.add_argument("--unroll", type=int, default=3, help="steps predicted in a row while training")
+    group.add_argument("--window-stride", type=int, default=1, help="frames from one training window to the next")
+    group.add_argument("--predict-increment", type=bool, default=False, help="learn the change, not the next frame")
+    group.add_argument(
+        "--input-noise", type=float, default=0.0, help="added to training windows: standard deviation, normalised units"
+    )
+
+
+def _add_optimizer(parser: Parser) -> None:
+    from kinn.train.settings import OptimizerSettings
+
+    default = OptimizerSettings()
+    group = parser.add_argument_group("Optimiser")
+    group.add_argument(
+        "--loss",
+        type=Literal["relative_l1", "relative_l2"] | None,
+        default=None,
+        help="by default relative_l1 for pairs, relative_l2 for trajectories",
+    )
+    group.add_argument(
+        "--loss-units", type=Literal["normalized", "physical"], default="normalized", help="of the fields in the loss"
+    )
+    group.add_argument("--optimizer", type=Literal["adam", "adamw"], default=default.name, help="algorithm")
+    group.add_argument("--lr", type=float, default=default.lr, help="peak learning rate")
+    group.add_argument("--weight-decay", type=float, default=default.weight_decay, help="strength of the weight decay")
+    group.add_argument(
+        "--decay-all",
+        type=bool,
+        default=default.decay_all,
+        help="weight decay on every parameter; else decay rates, skips, norms and biases are spared",
+    )
+    group.add_argument(
+        "--schedule",
+        type=Literal["constant", "step", "cosine", "one-cycle"],
+        default=default.schedule,
+        help="of the learning rate",
+    )
+    group.add_argument("--step-epochs", type=int, default=default.step_epochs, help="period of the step schedule")
+    group.add_argument("--step-factor", type=float, default=default.step_factor, help="factor of the step schedule")
+    group.add_argument(
+        "--warmup-fraction",
+        type=float,
+        default=default.warmup_fraction,
+        help="part of the training: warm-up of one-cycle",
+    )
+    group.add_argument(
+        "--final-fraction", type=float, default=default.final_fraction, help="of lr, where cosine and one-cycle end"
+    )
+    group.add_argument("--clip", type=float, default=default.clip, help="largest norm of the gradient; 0 does not clip")
+
+
+def _add_training(parser: Parser) -> None:
+    from kinn.train.settings import TrainSettings
+
+    default = TrainSettings()
+    group = parser.add_argument_group("Training")
+    group.add_argument("--epochs", type=int, default=default.epochs, help="passes over the training data")
+    group.add_argument("--batch-size", type=int, default=default.batch_size, help="samples per optimiser step")
+    group.add_argument("--seed", type=int, default=default.seed, help="of initial weights, data order and noise")
+    group.add_argument(
+        "--patience",
+        type=int | None,
+        default=None,
+        help="stop after so many epochs without improvement; by default never",
+    )
+    group.add_argument(
+        "--precision", type=Literal["32", "bf16", "16"], default=default.precision, help="bits; bf16 and 16 are mixed"
+    )
+    group.add_argument(
+        "--device",
+        type=Literal["auto", "cpu", "cuda", "mps"],
+        default=default.device,
+        help="auto: a GPU if there is one",
+    )
+    group.add_argument("--workers", type=int, default=default.workers, help="processes that read data; 0: none extra")
+    group.add_argument(
+        "--deterministic", type=bool, default=default.deterministic, help="only deterministic kernels (GPU; slower)"
+    )
+    group.add_argument("--log-every", type=int, default=default.log_every, help="steps between points in TensorBoard")
+    group.add_argument(
+        "--checkpoint-every", type=int, default=default.checkpoint_every, help="epochs between checkpoints for resuming"
+    )
+
+
+def _train(options: Namespace) -> int:
+    from kinn.train import fit
+
+    config = {name: value for name, value in options.as_dict().items() if name not in ("config", "output")}
+    config["model_arguments"] = {name: _value(value) for name, value in options.model_arguments.items()}
+    # settings first: a slip in them should not wait for the data
+    optimizer, training = _optimizer(options), _training(options)
+    parts = _parts(options)
+    task = _task(options, config["model_arguments"], parts["train"], optimizer)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    print(
+        f"{options.model}, {parameters:,} parameters, on {parts['train']!r}; validation on {len(parts['validation'])}"
+    )
+    found = fit(task, parts["train"], parts["validation"], training, options.output, config=config, title=options.model)
+    best = {name: found.curves[name][found.best_epoch - 1] for name in ("validation_loss", "relative_l2")}
+    print(
+        f"Best of {found.epochs} epochs: {found.best_epoch}, validation loss {best['validation_loss']:.4g}, "
+        f"relative L2 error {best['relative_l2']:.4g} in physical units\n"
+        f"Model: {found.model_path}\nMeasure it on other data: kinn evaluate {found.model_path} DATA"
+    )
+    return 0
+
+
+def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]:
+    from kinn.data import open_dataset, split
+
+    data = _loaded(open_dataset(options.data))
+    try:
+        fraction = float(options.validation)
+    except ValueError:
+        return {"train": data, "validation": _loaded(open_dataset(options.validation))}
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"--validation must be a fraction between 0 and 1, or a data file, but is {options.validation}"
+        )
+    held_out = max(1, round(fraction * len(data)))
+    if held_out == len(data):
+        raise ValueError(f"{options.data} holds {len(data)} samples: too few for training and validation")
+    return split(data, {"train": len(data) - held_out, "validation": held_out}, seed=options.split_seed)
+
+
+def _loaded(data: Any) -> Any:
+    shapes = [data.trajectories.shape] if hasattr(data, "trajectories") else [data.inputs.shape, data.outputs.shape]
+    n_bytes = 0
+    for shape in shapes:
+        size = 4
+        for length in shape:
+            size *= length
+        n_bytes += size
+    return data.in_memory() if n_bytes <= _IN_MEMORY_BYTES else data
+
+
+def _task(
+    options: Namespace, arguments: dict[str, Any], train: Any, optimizer: OptimizerSettings
+) -> OperatorTask | RolloutTask:
+    from kinn.data import Identity, MinMax, Standard, TrajectoryDataset
+    from kinn.train import OperatorTask, Rollout, RolloutTask
+
+    kind = {"standard": Standard, "min-max": MinMax, "none": Identity}[options.normalize]
+    if isinstance(train, TrajectoryDataset):
+        channels = {"in_channels": options.history * train.channels, "out_channels": train.channels}
+        return RolloutTask(
+            _model(options.model, {**channels, **arguments}, options.seed),
+            normalizer=kind.fit(train),
+            rollout=Rollout(n_history=options.history, predict_increment=options.predict_increment),
+            unroll=options.unroll,
+            window_stride=options.window_stride,
+            input_noise=options.input_noise,
+            loss=options.loss or "relative_l2",
+            loss_units=options.loss_units,
+            optimizer=optimizer,
+        )
+    channels = {"in_channels": train.in_channels, "out_channels": train.out_channels}
+    return OperatorTask(
+        _model(options.model, {**channels, **arguments}, options.seed),
+        input_normalizer=kind.fit(train.inputs),
+        output_normalizer=kind.fit(train.outputs),
+        loss=options.loss or "relative_l1",
+        loss_units=options.loss_units,
+        optimizer=optimizer,
+    )
+
+
+def _model(name: str, arguments: dict[str, Any], seed: int) -> nn.Module:
+    import inspect
+
+    import torch
+
+    import kinn.models
+
+    if name in kinn.models.model_names():
+        known = list(inspect.signature(getattr(kinn.models, name)).parameters)
+        for key in arguments:
+            if key not in known:
+                raise ValueError(f"{name} has no argument '{key}'; it has {', '.join(known)}")
+    torch.manual_seed(seed)
+    return kinn.models.build(name, arguments)
+
+
+def _optimizer(options: Namespace) -> OptimizerSettings:
+    from dataclasses import fields
+
+    from kinn.train import OptimizerSettings
+
+    values = {field.name: options.get(field.name) for field in fields(OptimizerSettings) if field.name != "name"}
+    return OptimizerSettings(name=options.optimizer, **values)
+
+
+def _training(options: Namespace) -> TrainSettings:
+    from dataclasses import fields
+
+    from kinn.train import TrainSettings
+
+    return TrainSettings(**{field.name: options.get(field.name) for field in fields(TrainSettings)})
+
+
+def _value(text: Any) -> Any:
+    """A model argument from the command line, where it is text: `2`, `[4, 4]`, `series`."""
+    import yaml
+
+    return yaml.safe_load(text) if isinstance(text, str) else text

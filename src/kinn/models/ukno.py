@@ -52,9 +52,9 @@ class UKNO(nn.Module):
         project                                              two plain 3x3 convolutions
 
     Every convolution inside is separable and followed by batch norm and an activation that acts on the band-limited
-    function (:class:`kinn.nn.FilteredActivation`), which also changes the resolution. Kirchhoff blocks stand at the head
-    of the two deepest levels of the way down, behind the neck's residual blocks, and behind the two deepest convolutions
-    of the way up: widths 64, 128 | 256 | 128, 64 by default. `order=0` is the baseline without blocks.
+    function (:class:`kinn.nn.FilteredActivation`), which also changes the resolution. Kirchhoff blocks stand at the
+    head of the two deepest levels of the way down, behind the neck's residual blocks, and behind the two deepest
+    convolutions of the way up: widths 64, 128 | 256 | 128, 64 by default. `order=0` is the baseline without blocks.
 
     With the settings `UKNO_SHALLOW` (the default) and `UKNO_DEEP` the model has the paper's 2.60, 2.83, 3.07 and 3.31
     million parameters for `order` 1 to 4.

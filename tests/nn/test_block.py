@@ -1,0 +1,178 @@
+"""The cascaded block: its definition, its symmetries, its parameter count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kinn.nn import KirchhoffBlock
+
+
+def small_block(**options: object) -> KirchhoffBlock:
+    torch.manual_seed(0)
+    settings = {"order": 2, "routes": 1, "d_state": 3, "expand": 2, **options}
+    block = KirchhoffBlock(4, **settings).double()
+    with torch.no_grad():
+        for name, parameter in block.named_parameters():
+            if name.endswith("dt_proj.bias"):
+                parameter.uniform_(-1, 1)  # long steps: a weak coupling would hide an error
+    return block
+
+
+def field(*grid: int, channels: int = 4) -> Tensor:
+    return torch.randn(2, *grid, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def share_cascades(block: KirchhoffBlock) -> None:
+    for cascade in list(block.cascades)[1:]:
+        cascade.load_state_dict(block.cascades[0].state_dict())
+
+
+@pytest.mark.parametrize("wiring", ["series", "parallel"])
+@pytest.mark.parametrize("full", [False, True])
+def test_block_is_the_written_equations(wiring: str, full: bool) -> None:
+    block = small_block(
+        order=3, wiring=wiring, output_norm=full, residual_scale=full, mlp_ratio=2 if full else 0, n_axes=1
+    )
+    if full:
+        torch.nn.init.constant_(block.scale, 0.3)
+    x = field(9)
+    e, z = block.in_proj(block.norm(x)).chunk(2, -1)
+    e = F.conv1d(e.mT, block.conv.weight, block.conv.bias, padding=1, groups=8).mT
+    e = F.silu(F.linear(e, block.conv.pointwise.weight, block.conv.pointwise.bias))
+    one, two, three = block.cascades[0]
+    if wiring == "series":
+        orders = one(e), two(one(e)), three(two(one(e)))
+    else:
+        orders = one(e), two(e), three(e)
+    y = sum(orders)
+    if full:
+        y = F.layer_norm(y, (8,), block.output_norm.weight, block.output_norm.bias)
+    expected = x + (0.3 if full else 1.0) * F.linear(y * F.silu(z), block.out_proj.weight)
+    if full:
+        expected = expected + block.mlp(expected)
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
+
+
+def test_routes_are_flips_and_transposes_of_one() -> None:
+    """The cascades' sum over four routes equals one-route scans of the flipped and transposed grid."""
+    block = small_block(routes=4)
+    drive = field(5, 6, channels=8)
+
+    def rows(cells, x: Tensor) -> Tensor:
+        """A one-route cascade on the plain row-major sequence."""
+        sequence, total = x.reshape(2, -1, 8), 0
+        for cell in cells:
+            sequence = cell(sequence)
+            total = total + sequence
+        return total.reshape(x.shape)
+
+    a, b, c, d = block.cascades
+    expected = (
+        rows(a, drive)
+        + rows(b, drive.transpose(1, 2).contiguous()).transpose(1, 2)
+        + rows(c, drive.flip(1, 2)).flip(1, 2)
+        + rows(d, drive.transpose(1, 2).flip(1, 2)).flip(1, 2).transpose(1, 2)
+    )
+    actual = sum(block._cascade(cells, route, drive, 1.0) for cells, route in zip(block.cascades, block.routes))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lines", ["joined", "separate"])
+def test_shared_cells_make_the_block_commute_with_the_square(lines: str) -> None:
+    block = small_block(routes=4, lines=lines)
+    share_cascades(block)
+    with torch.no_grad():  # a filter with the symmetry of the square
+        kernel = block.conv.weight
+        kernel.copy_((kernel + kernel.mT + kernel.flip(2, 3) + kernel.mT.flip(2, 3)) / 4)
+    x = field(6, 6)
+    y = block(x)
+    torch.testing.assert_close(block(x.rot90(2, (1, 2))), y.rot90(2, (1, 2)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(block(x.transpose(1, 2)), y.transpose(1, 2), rtol=0, atol=1e-12)
+
+
+def test_separate_lines_do_not_see_each_other() -> None:
+    block = small_block(lines="separate")
+    drive = field(5, 6, channels=8)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    cascade = lambda x: block._cascade(block.cascades[0], block.routes[0], x, 1.0)  # noqa: E731
+    torch.testing.assert_close(cascade(drive[:, order]), cascade(drive)[:, order], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_periodic_block_commutes_with_shifts(axis: int) -> None:
+    block = small_block(routes=4, lines="separate", boundary="periodic", output_norm=True, mlp_ratio=2)
+    x = field(6, 7)
+    torch.testing.assert_close(block(x.roll(2, axis)), block(x).roll(2, axis), rtol=0, atol=1e-10)
+    zero = small_block(routes=4, lines="separate")
+    assert (zero(x.roll(2, axis)) - zero(x).roll(2, axis)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("n_axes", "grid"), [(1, (7,)), (2, (3, 5)), (3, (2, 3, 4))])
+@pytest.mark.parametrize("lines", ["joined", "separate"])
+@pytest.mark.parametrize("boundary", ["zero", "periodic"])
+def test_every_grid_and_gradient(n_axes: int, grid: tuple[int, ...], lines: str, boundary: str) -> None:
+    block = small_block(
+        n_axes=n_axes, routes=None, lines=lines, boundary=boundary, output_norm=True, mlp_ratio=1, residual_scale=True
+    )
+    assert len(block.routes) == 2 * n_axes
+    x = field(*grid).requires_grad_()
+    y = block(x)
+    assert y.shape == x.shape
+    y.square().sum().backward()
+    for name, parameter in [("x", x), *block.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_gradient_agrees_with_differences() -> None:
+    block = small_block(routes=2, boundary="periodic", lines="separate")
+    torch.autograd.gradcheck(block, (field(3, 4).requires_grad_(),))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("routes", [1, 2, 4])
+def test_parameters_grow_by_order_times_cell_per_route(order: int, routes: int) -> None:
+    block = KirchhoffBlock(20, order=order, routes=routes, output_norm=True, mlp_ratio=3, residual_scale=True)
+    assert sum(p.numel() for p in block.parameters()) == 7081 + routes * order * 2160
+
+
+def test_no_signal_runs_against_a_route() -> None:
+    """Along one forward route, a change can only be felt later, but for the reach of the convolution."""
+    block = small_block(n_axes=1)
+    x = field(12)
+    changed = x.clone()
+    changed[:, 6, 0] += 1
+    felt = (block(changed) - block(x)).abs().amax((0, 2)) > 0
+    assert felt.tolist() == 5 * [False] + 7 * [True]
+
+
+def test_dt_scale_reaches_every_cell() -> None:
+    block = small_block(routes=4)
+    x = field(4, 4)
+    reference = block(x, dt_scale=0.5)
+    with torch.no_grad():
+        for cascade in block.cascades:
+            for cell in cascade:
+                cell.A_log.add_(torch.tensor(0.5).double().log())  # the same exp(-dt a), but dt / a in the injection:
+                cell.x_proj.weight[cell.dt_rank : cell.dt_rank + cell.d_state] *= 0.5  # (1 - exp(-z)) / a doubles
+    torch.testing.assert_close(block(x), reference, rtol=0, atol=1e-12)
+
+
+def test_wrong_arguments() -> None:
+    for options, message in (
+        ({"order": 0}, "order must be at least 1, got 0"),
+        ({"wiring": "ring"}, "wiring must be 'series' or 'parallel', got 'ring'"),
+        ({"lines": "both"}, "lines must be 'joined' or 'separate', got 'both'"),
+        ({"boundary": "open"}, "boundary must be 'zero' or 'periodic', got 'open'"),
+        ({"routes": 3}, "a 2-D grid takes 1, 2, 4 routes, got 3"),
+        ({"kernel_size": 2}, "kernel_size must be odd, got 2"),
+        ({"n_axes": 4}, "1, 2 or 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            KirchhoffBlock(4, **options)
+    with pytest.raises(ValueError, match=r"expected shape \(batch, height, width, 4\), channels last, got \(2, 5, 4\)"):
+        KirchhoffBlock(4)(torch.zeros(2, 5, 4))

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from kinn.nn import SpectralConv2d
+
+
+def wave(k0: int, k1: int, height: int, width: int, phase: float = 0.0) -> torch.Tensor:
+    rows = torch.arange(height, dtype=torch.float64)[:, None] / height
+    columns = torch.arange(width, dtype=torch.float64) / width
+    return torch.cos(2 * math.pi * (k0 * rows + k1 * columns) + phase)[None, :, :, None]
+
+
+@pytest.mark.parametrize(("k0", "k1"), [(0, 0), (2, 1), (-3, 2), (-1, 3), (3, 0)])
+def test_a_wave_is_scaled_and_shifted_by_its_own_weight(k0: int, k1: int) -> None:
+    conv = SpectralConv2d(1, 1, (4, 4)).double()
+    y = conv(wave(k0, k1, 12, 15))
+    weight = conv.weight_positive[0, 0, k0, k1] if k0 >= 0 else conv.weight_negative[0, 0, 4 + k0, k1]
+    weight = weight.detach()
+    expected = weight.abs() * wave(k0, k1, 12, 15, weight.angle().item())
+    if k1 == 0 and k0:  # both k0 and -k0 are stored along this edge, and the inverse transform takes their mean
+        mirror = conv.weight_negative[0, 0, 4 - k0, 0].detach().conj()
+        mean = (weight + mirror) / 2
+        expected = mean.abs() * wave(k0, k1, 12, 15, mean.angle().item())
+    if k0 == k1 == 0:
+        expected = weight.real * torch.ones_like(expected)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+
+
+def test_modes_beyond_the_kept_ones_vanish() -> None:
+    conv = SpectralConv2d(1, 1, (4, 4)).double()
+    for k0, k1 in ((0, 4), (4, 1), (-5, 0), (2, 6)):
+        assert conv(wave(k0, k1, 16, 16)).abs().max() < 1e-12
+
+
+def test_resolution_does_not_matter() -> None:
+    conv = SpectralConv2d(1, 2, (4, 4)).double()
+    fine = conv(wave(2, 3, 32, 24, 0.4))
+    coarse = conv(wave(2, 3, 16, 8, 0.4))
+    torch.testing.assert_close(fine[:, ::2, ::3], coarse, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (6, 4), (7, 7), (8, 8), (9, 20)])
+def test_grids_smaller_than_the_modes(grid: tuple[int, int]) -> None:
+    """What remains are the modes that the grid has: the same as those of a layer with as many modes."""
+    conv = SpectralConv2d(2, 3, (4, 5)).double()
+    x = torch.randn(2, *grid, 2, dtype=torch.float64)
+    y = conv(x)
+    assert y.shape == (2, *grid, 3)
+    smaller = SpectralConv2d(2, 3, (max(1, min(4, grid[0] // 2)), min(5, grid[1] // 2 + 1))).double()
+    if grid[0] % 2 == 0:
+        m0, m1 = smaller.n_modes
+        smaller.weight_positive = torch.nn.Parameter(conv.weight_positive[:, :, :m0, :m1])
+        smaller.weight_negative = torch.nn.Parameter(conv.weight_negative[:, :, 4 - m0 :, :m1])
+        torch.testing.assert_close(y, smaller(x))
+
+
+def test_weights_stay_complex() -> None:
+    conv = SpectralConv2d(2, 2, (2, 2))
+    original = conv.weight_positive.detach().clone()
+    for dtype, expected in (
+        (torch.float64, torch.complex128),
+        (torch.bfloat16, torch.complex64),
+        (torch.float32, torch.complex64),
+    ):
+        moved = copy.deepcopy(conv).to(dtype)
+        assert moved.weight_positive.dtype == expected
+        assert moved.weight_positive.imag.abs().min() > 0
+    torch.testing.assert_close(copy.deepcopy(conv).double().weight_positive.to(torch.complex64), original)
+
+
+def test_half_precision_input_is_transformed_in_single() -> None:
+    conv = SpectralConv2d(2, 2, (3, 3))
+    x = torch.randn(1, 10, 10, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(conv(x), conv(x))
+        y = conv(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), conv(x.bfloat16().float()), rtol=1e-2, atol=1e-3)
+
+
+def test_counts_complex_weights_once() -> None:
+    assert sum(p.numel() for p in SpectralConv2d(20, 20, (12, 12)).parameters()) == 2 * 20 * 20 * 12 * 12
+
+
+def test_wrong_modes() -> None:
+    with pytest.raises(ValueError, match=r"two positive integers, got \(0, 3\)"):
+        SpectralConv2d(1, 1, (0, 3))

@@ -55,6 +55,12 @@ def test_time_axis():
     assert max_error(prediction, truth, time_axis=1) == 1.5
 
 
+def test_error_of_a_step_is_one_norm_over_its_channels():
+    truth = torch.tensor([[[[3.0, 0.0], [0.0, 4.0]]]])  # one sample, one step, two channels
+    prediction = truth + torch.tensor([[[[3.0], [0.0]]]])
+    assert relative_l2_per_step(prediction, truth, time_axis=1) == pytest.approx([math.sqrt(18) / 5], rel=1e-15)
+
+
 def test_time_axis_anywhere():
     prediction, truth = fields(3, 5, 2, 4, 6)
     moved = prediction.movedim(1, -1), truth.movedim(1, -1)  # (batch, channel, *space, time)

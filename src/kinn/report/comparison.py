@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kinn.report.records import Experiment, Measure, Variant, measure
 from kinn.report.verdict import verdict
@@ -34,6 +34,18 @@ class Table:
     columns: tuple[Column, ...]
     notes: tuple[str, ...]
 
+    def main(self) -> Table:
+        """The columns that decide: primary metric, ratio, parameters, time."""
+        return replace(self, columns=tuple(column for column in self.columns if column.essential))
+
+    def further(self) -> Table | None:
+        """The other metrics, each row under its model's name; None where there are none."""
+        others = tuple(column for column in self.columns if not column.essential)
+        if not others:
+            return None
+        slug, title = f"{self.slug}-metrics", f"{self.title}: further metrics"
+        return replace(self, title=title, slug=slug, columns=(self.columns[0], *others), notes=())
+
 
 def comparison_table(experiment: Experiment) -> Table:
     """Compare the variants of an experiment: primary metric first, then the rest.
@@ -54,7 +66,7 @@ def comparison_table(experiment: Experiment) -> Table:
     ]
     counts = [len(v.records) for v in variants]
     if max(counts) > 1:
-        columns.append(Column("Seeds", tuple(map(str, counts)), essential=len(set(counts)) > 1))
+        columns.append(Column("Seeds", tuple(map(str, counts))))
     columns.append(_measures(metric_name(primary), [v.metric(primary) for v in variants], lower_is_better=True))
     columns.extend(_paper(variants, primary, essential=True))
     columns.extend(_ratio(experiment))

@@ -10,10 +10,22 @@ from matplotlib.figure import Figure
 
 from kinn.report.fields import samples
 from kinn.report.records import Experiment, Measure, Variant
-from kinn.report.style import FONT, WIDTH, Picture, Series, Theme, label_ends, log_axis, series, spread_apart
+from kinn.report.style import (
+    FONT,
+    WIDTH,
+    Picture,
+    Series,
+    Theme,
+    label_ends,
+    label_width,
+    log_axis,
+    series,
+    spread_apart,
+)
 from kinn.report.wording import join, metric_name
 
 HEIGHT = 2.7
+LEFT = 0.55
 
 Curve = tuple[np.ndarray, np.ndarray]
 Curves = dict[str, list[Curve]]
@@ -57,17 +69,17 @@ def _losses(experiment: Experiment) -> Iterator[Picture]:
     )
     if "Validation loss" in panels and any(epoch is not None for epochs in best.values() for epoch in epochs):
         caption += " The dot marks the epoch with the best validation result, whose weights are the ones reported."
-    last, curves = list(panels.items())[-1]
-    alt = f"Line chart of {last.lower()} against epoch. {_ends_in_words(curves)}"
+    last, shown = list(panels.items())[-1]
+    alt = f"Line chart of {last.lower()} against epoch. {_ends_in_words(shown)}"
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(WIDTH, HEIGHT))
         styles = series(experiment, theme)
         count = len(panels)
-        width = (WIDTH - 0.55 - 1.6 - 0.2 * (count - 1)) / count
+        width = (WIDTH - LEFT - label_width(shown) - 0.2 * (count - 1)) / count
         everything = [pair for curves in panels.values() for runs in curves.values() for pair in runs]
         for i, (title, curves) in enumerate(panels.items()):
-            axes = _axes(figure, 0.55 + i * (width + 0.2), width, title, "epoch")
+            axes = _axes(figure, LEFT + i * (width + 0.2), width, title, "epoch")
             _limits(axes, everything, log=True)
             _draw_lines(axes, curves, styles)
             if i:
@@ -78,7 +90,7 @@ def _losses(experiment: Experiment) -> Iterator[Picture]:
                         at = np.flatnonzero(epochs == epoch)
                         axes.plot(epochs[at], values[at], "o", ms=4, color=styles[name].color)
             if i == count - 1:
-                label_ends(axes, _ends(curves), styles, HEIGHT - 0.75)
+                label_ends(axes, _ends(curves), styles, width, HEIGHT - 0.75)
         return figure
 
     yield Picture(f"{experiment.slug}-losses", "svg", caption, alt, draw)
@@ -90,7 +102,7 @@ def _rollout_errors(experiment: Experiment) -> Iterator[Picture]:
         return
     many = any(len(runs) > 1 for runs in curves.values())
     caption = (
-        "Relative L2 error on test against the step of the rollout: each step takes the model's own earlier "
+        "Relative L2 error on test against the step of the rollout: each step takes the model’s own earlier "
         f"predictions as its input, so errors accumulate.{' One line per seed.' if many else ''}"
     )
     alt = f"Line chart of relative L2 error against rollout step. {_ends_in_words(curves)}"
@@ -105,12 +117,13 @@ def _single(
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(WIDTH, HEIGHT))
         styles = {**series(experiment, theme), "truth": Series(theme.ink, "solid", "o")}
-        axes = _axes(figure, 0.55, WIDTH - 0.55 - 1.6, title, x_label)
+        width = WIDTH - LEFT - label_width(curves)
+        axes = _axes(figure, LEFT, width, title, x_label)
         everything = [pair for runs in curves.values() for pair in runs]
         values = np.concatenate([pair[1] for pair in everything])
         _limits(axes, everything, log=log_x or values.max() > 20 * values.min(), log_x=log_x)
         _draw_lines(axes, curves, styles)
-        label_ends(axes, _ends(curves), styles, HEIGHT - 0.75)
+        label_ends(axes, _ends(curves), styles, width, HEIGHT - 0.75)
         return figure
 
     return draw
@@ -145,9 +158,9 @@ def _costs(experiment: Experiment) -> Iterator[Picture]:
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(WIDTH, HEIGHT))
         styles = series(experiment, theme)
-        width = (WIDTH - 0.55 - 0.15 - 0.5 * (len(panels) - 1)) / len(panels)
+        width = (WIDTH - LEFT - 0.15 - 0.5 * (len(panels) - 1)) / len(panels)
         for i, (label, points) in enumerate(panels.items()):
-            axes = _axes(figure, 0.55 + i * (width + 0.5), width, metric, label)
+            axes = _axes(figure, LEFT + i * (width + 0.5), width, metric, label)
             _draw_points(axes, points, styles, theme)
         return figure
 
@@ -208,7 +221,7 @@ def _spectra(experiment: Experiment) -> Iterator[Picture]:
     curves = {name: runs for name, runs in curves.items() if runs[0][1].size > 1}
     caption = (
         "Power spectrum of the error beside that of the truth, averaged over directions and over the samples shown "
-        f"({len(truths)}; of a rollout, the last step). Where a variant's line meets the truth's, nothing of that "
+        f"({len(truths)}; of a rollout, the last step). Where a variant’s line meets the truth’s, nothing of that "
         "scale is predicted; small wavenumbers are large structures."
     )
     alt = f"Line chart of power against wavenumber for the truth and the errors of {join(list(errors))}."
@@ -263,7 +276,7 @@ def _limits(axes: Axes, pairs: list[Curve], *, log: bool, log_x: bool = False) -
     else:
         axes.locator_params(axis="x", integer=True)
     if log:
-        axes.set_ylim(y.min() / 1.15, y.max() * 1.15)
+        axes.set_ylim(y.min() / 1.25, y.max() * 1.25)
         log_axis(axes, "y")
     else:
         axes.set_ylim(0, 1.08 * y.max())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ class Scale:
     cmap: str
     low: float
     high: float
+    clipped: bool = False
 
     def mappable(self) -> ScalarMappable:
         """What a colour bar is drawn from."""
@@ -96,35 +97,49 @@ def _thin(moments: list[tuple[int, Shots]]) -> list[tuple[int, Shots]]:
     return [moments[i] for i in np.linspace(0, len(moments) - 1, MAX_STEPS).round().astype(int)]
 
 
-def field_scale(arrays: Iterable[np.ndarray]) -> Scale:
-    """Limits of the finite values; a field with both signs gets a diverging map centred at zero.
+def field_scale(truths: Iterable[np.ndarray], predictions: Iterable[np.ndarray] = ()) -> Scale:
+    """Limits common to truths and predictions; truths of both signs get a diverging map centred at zero.
+
+    Predictions far off (by more than the truths' own range) do not wash out the rest: the limits stop there, and the
+    colour bar ends in arrows.
 
     >>> field_scale([np.array([[-1.0, 3.0]])])
-    Scale(cmap='RdBu_r', low=-3.0, high=3.0)
-    >>> field_scale([np.array([[1.0, 3.0]])])
-    Scale(cmap='viridis', low=1.0, high=3.0)
+    Scale(cmap='RdBu_r', low=-3.0, high=3.0, clipped=False)
+    >>> field_scale([np.array([[1.0, 3.0]])], [np.array([[1.0, 3.5]]), np.array([[1.0, 99.0]])])
+    Scale(cmap='viridis', low=1.0, high=5.0, clipped=True)
     """
-    values = np.concatenate([np.ravel(array) for array in arrays])
+    low, high = _range(truths)
+    signed = low < 0 < high and min(-low, high) > 0.1 * max(-low, high)
+    reach = high - low or abs(high) or 1.0
+    widest = _range(predictions, (low, high))
+    clipped = widest[0] < low - reach or widest[1] > high + reach
+    low, high = min(low, max(widest[0], low - reach)), max(high, min(widest[1], high + reach))
+    if signed:
+        return Scale("RdBu_r", -max(-low, high), max(-low, high), clipped)
+    return Scale("viridis", low, high if high > low else low + 1.0, clipped)
+
+
+def _range(arrays: Iterable[np.ndarray], otherwise: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+    values = np.concatenate([np.ravel(array) for array in arrays] or [np.empty(0)])
     values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    if low < 0 < high and min(-low, high) > 0.1 * max(-low, high):
-        size = max(-low, high)
-        return Scale("RdBu_r", -size, size)
-    return Scale("viridis", low, high if high > low else low + 1.0)
+    return (float(values.min()), float(values.max())) if values.size else otherwise
 
 
-def error_scale(shots: Iterable[Shot]) -> Scale:
-    """One symmetric scale for the errors of all variants; its limit is the largest finite error."""
-    errors = np.concatenate([np.ravel(shot.error) for shot in shots])
-    size = float(np.abs(errors[np.isfinite(errors)]).max(initial=0.0))
-    return Scale("PuOr", -(size or 1.0), size or 1.0)
+def error_scale(shots: Collection[Shot]) -> Scale:
+    """One scale for the errors of all variants, symmetric about zero, up to the largest one.
+
+    It stops at twice the largest truth, as that of the fields does.
+    """
+    low, high = _range((shot.error for shot in shots), (-1.0, 1.0))
+    bottom, top = _range(shot.truth for shot in shots)
+    largest, cap = max(-low, high), 2 * max(-bottom, top)
+    size = min(largest, cap) if cap > 0 else largest
+    return Scale("PuOr", -(size or 1.0), size or 1.0, largest > size)
 
 
 def _sample_picture(experiment: Experiment, name: str, label: str, step: int | None, shots: Shots) -> Picture:
     moment = label if step is None else f"{label}, step {step}"
-    drawn = (
-        "Input, truth and prediction" if any(s.input is not None for s in shots.values()) else "Truth and prediction"
-    )
+    drawn = "Truth" if all(shot.input is None for shot in shots.values()) else "Input, truth"
     caption = (
         f"{_title(moment)}. {drawn} and the prediction of every variant; below each its error, prediction minus truth. "
         "Truth and predictions share one colour scale, and so do all errors, whatever their size. "
@@ -136,8 +151,8 @@ def _sample_picture(experiment: Experiment, name: str, label: str, step: int | N
 def _rollout_picture(experiment: Experiment, name: str, label: str, moments: list[tuple[int, Shots]]) -> Picture:
     first, last = moments[0][0], moments[-1][0]
     caption = (
-        f"{_title(label)}, rolled out from step {first} to step {last}. Truth, then each variant's prediction, then "
-        "each variant's error, prediction minus truth. One colour scale for truth and predictions at all steps, "
+        f"{_title(label)}, rolled out from step {first} to step {last}. Truth, then each variant’s prediction, then "
+        "each variant’s error, prediction minus truth. One colour scale for truth and predictions at all steps, "
         "another for all errors. " + _remarks(experiment, *(shots for _, shots in moments))
     )
     alt = " ".join(_alt(f"{label}, step {step}", shots) for step, shots in (moments[0], moments[-1]))
@@ -157,12 +172,10 @@ def _remarks(experiment: Experiment, *moments: Shots) -> str:
     if missing:
         text += f" No field was kept for {join(missing)}."
     for shots in moments:
-        truths = [shot.truth for shot in shots.values()]
-        if any(t.shape != truths[0].shape or not np.allclose(t, truths[0], rtol=1e-3, equal_nan=True) for t in truths):
-            return (
-                text
-                + " The variants kept different truths under this label: the first is shown, each error is against its own."
-            )
+        first, *others = (shot.truth for shot in shots.values())
+        if any(t.shape != first.shape or not np.allclose(t, first, rtol=1e-3, equal_nan=True) for t in others):
+            text += " The truths kept under this label differ: the first is shown, each error is against its own."
+            break
     return text
 
 
@@ -174,7 +187,7 @@ def _alt(moment: str, shots: Shots) -> str:
 def _percent(ratio: float) -> str:
     if not np.isfinite(ratio):
         return "not finite"
-    return f"{100 * ratio:.3g} %"
+    return f"{100 * ratio:#.3g}".rstrip(".") + " %"
 
 
 def draw_sample(shots: Shots, theme: Theme) -> Figure:
@@ -184,12 +197,12 @@ def draw_sample(shots: Shots, theme: Theme) -> Figure:
     lead = 1 if source is None else 2
     columns = lead + len(shots)
     aspect = first.truth.shape[1] / first.truth.shape[0]
-    side = min((WIDTH - BAR - GAP * (columns - 1)) / columns, 2.1 / max(aspect, 0.4))
+    side = min((WIDTH - BAR - 0.01 - GAP * (columns - 1)) / columns, 2.1 / max(aspect, 0.4))
     tall = side * aspect
     height = 2 * (tall + TITLE) + 0.05
-    left = (WIDTH - BAR - columns * side - (columns - 1) * GAP) / 2
+    left = max(0.005, (WIDTH - BAR - columns * side - (columns - 1) * GAP) / 2)
     figure = Figure(figsize=(WIDTH, height))
-    fields = field_scale([s.truth for s in shots.values()] + [s.prediction for s in shots.values()])
+    fields = field_scale([s.truth for s in shots.values()], [s.prediction for s in shots.values()])
     errors = error_scale(shots.values())
 
     def place(column: int, row: int) -> tuple[float, float, float, float]:
@@ -221,7 +234,7 @@ def draw_rollout(moments: list[tuple[int, Shots]], theme: Theme) -> Figure:
     rows = 1 + 2 * len(names)
     height = 0.25 + (1 + len(names)) * (tall + GAP) + len(names) * (tall + GAP + number)
     figure = Figure(figsize=(WIDTH, height))
-    fields = field_scale([shot.truth for shot in everything] + [shot.prediction for shot in everything])
+    fields = field_scale([shot.truth for shot in everything], [shot.prediction for shot in everything])
     errors = error_scale(everything)
 
     def bottom(row: int) -> float:
@@ -266,8 +279,7 @@ def _panel(
     title: str = "",
 ) -> None:
     axes = _axes(figure, box)
-    cmap = colormaps[scale.cmap].copy()
-    cmap.set_bad(theme.faint)
+    cmap = colormaps[scale.cmap].with_extremes(bad=theme.faint)
     values = np.ma.masked_invalid(array.T)
     axes.imshow(
         values, cmap=cmap, vmin=scale.low, vmax=scale.high, origin="lower", aspect="auto", interpolation="nearest"
@@ -285,6 +297,7 @@ def _bar(figure: Figure, box: tuple[float, float, float, float], scale: Scale, *
         scale.mappable(),
         cax=axes,
         orientation="horizontal" if horizontal else "vertical",
+        extend="both" if scale.clipped else "neither",
         ticks=MaxNLocator(3 if horizontal else 5),
     )
     bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]

@@ -50,15 +50,19 @@ def write_report(source: Source, output: str | Path) -> Path:
     sections, numbers = [], count(1)
     for experiment in experiments:
         table = comparison_table(experiment)
+        parts = [part for part in (table.main(), table.further()) if part is not None]
         figures = []
         for picture in _pictures(experiment):
             uris = {"light": picture.data_uri(LIGHT), "dark": picture.data_uri(DARK)}
             figures.append({"number": next(numbers), "caption": picture.caption, "alt": picture.alt, **uris})
         section = {"anchor": table.slug, "title": experiment.title, "what": _what(experiment), "notes": table.notes}
-        section |= {"table": Markup(to_html(table)), "figures": figures, "settings": _settings(experiment)}
+        section |= {
+            "tables": [Markup(to_html(part)) for part in parts],
+            "figures": figures,
+            "settings": _settings(experiment),
+        }
         sections.append({**section, "runs": _runs(experiment)})
     html = environment.get_template("report.html").render(
-        title=experiments[0].title if len(experiments) == 1 else "Kirchhoff operators and their baselines",
         lede=_lede(experiments),
         sections=sections,
         metrics=[(metric_name(name), METRIC_MEANINGS[name]) for name in metrics if name in METRIC_MEANINGS],
@@ -93,7 +97,9 @@ def export(source: Source, folder: str | Path) -> list[Path]:
     paths = []
     for experiment in load_records(source):
         table = comparison_table(experiment)
-        files = {f"{table.slug}.md": to_markdown(table).encode(), f"{table.slug}.tex": to_latex(table).encode()}
+        parts = [part for part in (table.main(), table.further()) if part is not None]
+        files = {f"{table.slug}.md": to_markdown(table).encode()}
+        files |= {f"{part.slug}.tex": to_latex(part).encode() for part in parts}
         files |= {f"{p.name}.{p.kind}": p.render(PAPER) for p in _pictures(experiment)}
         for name, content in files.items():
             _write(folder / name, content)

@@ -97,6 +97,11 @@ def parse_record(content: object, origin: str) -> Record:
             raise ValueError(f"{origin}: expected metrics.{split} to map names to numbers, got {metrics!r:.60}")
     if record.primary_metric not in record.metrics.get("test", {}):
         raise ValueError(f"{origin}: primary metric {record.primary_metric!r} is not among its test metrics")
+    for what in ("time", "memory", "paper"):
+        for name, value in getattr(record, what).items():
+            if not _number(value):
+                raise ValueError(f"{origin}: expected {what}.{name} to be a number, got {value!r:.60}")
+    _check_curves(record.curves, origin)
     for sample in record.fields:
         _check_sample(sample, origin)
     return record
@@ -106,9 +111,21 @@ def _number(value: object) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
+def _check_curves(curves: Mapping[str, Any], origin: str) -> None:
+    for name, values in curves.items():
+        if values is not None and not (isinstance(values, list) and all(map(_number, values))):
+            raise ValueError(f"{origin}: expected curves.{name} to be a list of numbers, got {values!r:.60}")
+        places = curves.get("rollout_step" if name.startswith("rollout") else "epoch")
+        if values and places and len(values) != len(places):
+            raise ValueError(f"{origin}: curves.{name} has {len(values)} values for {len(places)} places")
+
+
 def _check_sample(sample: object, origin: str) -> None:
     if not isinstance(sample, dict) or not {"truth", "prediction"} <= sample.keys():
         raise ValueError(f"{origin}: expected each of fields to hold truth and prediction, got {sample!r:.60}")
+    step = sample.get("step")
+    if step is not None and (not isinstance(step, int) or isinstance(step, bool)):
+        raise ValueError(f"{origin}: expected step of {sample.get('label')!r} to be a whole number, got {step!r:.60}")
     shapes = {}
     for name in ("truth", "prediction", "input"):
         if sample.get(name) is None and name == "input":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,8 +22,14 @@ WIDTH = 7.2
 
 FONT = 8.0
 
-DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 1, 1, 1, 2)))
-MARKERS = "osD^vPX*"
+LABEL = 22
+"""Letters to a line of a label."""
+
+DASHES: dict[str, tuple[Any, ...]] = {
+    "ours": ("solid", (0, (9, 2)), (0, (9, 2, 1.5, 2)), (0, (9, 2, 1.5, 2, 1.5, 2))),
+    "baseline": ((0, (4, 1.6)), (0, (1.2, 1.2)), (0, (4, 1.6, 1.2, 1.6))),
+}
+MARKERS = {"ours": "oD^v*", "baseline": "sXP"}
 
 
 @dataclass(frozen=True)
@@ -122,13 +128,13 @@ class Series:
 
 
 def series(experiment: Experiment, theme: Theme) -> dict[str, Series]:
-    """Styles by variant: ours in colour, baselines in ink and greys, every one with dashes of its own."""
+    """Styles by variant: ours in colour from a solid line on, baselines in ink and greys, dashed."""
     styles, counts = {}, {"ours": 0, "baseline": 0}
-    for i, variant in enumerate(experiment.variants):
+    for variant in experiment.variants:
         colors = theme.ours if variant.role == "ours" else theme.baseline
-        color = colors[counts[variant.role] % len(colors)]
+        dashes, markers, i = DASHES[variant.role], MARKERS[variant.role], counts[variant.role]
+        styles[variant.name] = Series(colors[i % len(colors)], dashes[i % len(dashes)], markers[i % len(markers)])
         counts[variant.role] += 1
-        styles[variant.name] = Series(color, DASHES[(i + 1) % len(DASHES)], MARKERS[i % len(MARKERS)])
     return styles
 
 
@@ -138,17 +144,17 @@ def log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
     decades = np.log10(limits[1] / limits[0]) if min(limits) > 0 else 9.0
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value, powers=decades > 4)))
     axis.set_minor_formatter(NullFormatter())
 
 
-def plain_number(value: float) -> str:
-    """A tick label without markup.
+def plain_number(value: float, *, powers: bool = False) -> str:
+    """A tick label without markup, as a power of ten if asked for or far from one.
 
     >>> plain_number(0.02), plain_number(1e-6), plain_number(476698)
     ('0.02', '10⁻⁶', '476,698')
     """
-    if value > 0 and not 1e-4 <= value < 1e7:
+    if value > 0 and (powers or not 1e-4 <= value < 1e7):
         exponent = int(np.floor(np.log10(value * (1 + 1e-9))))
         digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         factor = value / 10.0**exponent
@@ -176,24 +182,31 @@ def spread_apart(positions: Sequence[float], gap: float, low: float = 0.0, high:
     return result.tolist()
 
 
-def label_ends(axes: Axes, ends: dict[str, float], styles: dict[str, Series], height: float) -> None:
+def label_width(names: Iterable[str]) -> float:
+    """Inches that the labels of `label_ends` take at the right of the axes."""
+    return 0.5 + 0.068 * max(min(len(name), LABEL) for name in names)
+
+
+def label_ends(axes: Axes, ends: dict[str, float], styles: dict[str, Series], width: float, height: float) -> None:
     """Write each variant's name at the right end of its line, after a sample of the line itself.
 
     Args:
         axes: axes whose limits and scales are final.
         ends: by variant, the value where its line ends.
         styles: by variant, the line's style.
-        height: height of the axes in inches, for the distance between labels.
+        width: width of the axes in inches.
+        height: height of the axes in inches.
     """
     to_fraction = axes.transScale + axes.transLimits
     x = axes.get_xlim()[1]
-    true = [float(to_fraction.transform((x, end))[1]) for end in ends.values()]
-    lines = {name: wrap(name, 22) for name in ends}
-    tallest = max((text.count("\n") + 1 for text in lines.values()), default=1)
+    start, end, text = (1 + inches / width for inches in (0.1, 0.36, 0.42))
+    true = [float(to_fraction.transform((x, value))[1]) for value in ends.values()]
+    lines = {name: wrap(name, LABEL) for name in ends}
+    tallest = max((line.count("\n") + 1 for line in lines.values()), default=1)
     places = spread_apart(true, tallest * 1.35 * FONT / 72 / height)
     for name, place in zip(ends, places):
-        axes.plot([1.02, 1.09], [place] * 2, **styles[name].line(), lw=1.6, transform=axes.transAxes, clip_on=False)
-        axes.text(1.105, place, lines[name], transform=axes.transAxes, va="center", fontsize=FONT - 0.5)
+        axes.plot([start, end], [place] * 2, **styles[name].line(), lw=1.6, transform=axes.transAxes, clip_on=False)
+        axes.text(text, place, lines[name], transform=axes.transAxes, va="center", fontsize=FONT - 0.5)
 
 
 def wrap(text: str, width: int) -> str:

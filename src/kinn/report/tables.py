@@ -24,6 +24,7 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "\u00a0": "~",
     "±": r"$\pm$",
     "×": r"$\times$",
     "–": "--",
@@ -46,7 +47,7 @@ def print_table(source: Source, console: Console | None = None) -> None:
     console = console or Console()
     for experiment in load_records(source):
         table = comparison_table(experiment)
-        columns = table.columns if _width(table.columns) <= console.width else _essential(table)
+        columns = table.columns if _width(table.columns) <= console.width else table.main().columns
         drawn = RichTable(title=Text(table.title), title_justify="left", title_style="bold", header_style="bold")
         for column in columns:
             drawn.add_column(Text(column.header), justify="right" if column.numeric else "left", overflow="fold")
@@ -58,10 +59,6 @@ def print_table(source: Source, console: Console | None = None) -> None:
         if len(columns) < len(table.columns):
             console.print(Text("Further metrics are in the report; a wider console shows them too.", style="dim"))
         console.print()
-
-
-def _essential(table: Table) -> tuple[Column, ...]:
-    return tuple(column for column in table.columns if column.essential)
 
 
 def _width(columns: tuple[Column, ...]) -> int:
@@ -89,7 +86,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """The table as a LaTeX float; it needs the package booktabs. The notes are its caption."""
+    """The table as a LaTeX float; it needs the package booktabs. The notes end its caption."""
 
     def row(cells: list[str]) -> str:
         return f"    {' & '.join(cells)} \\\\"
@@ -97,7 +94,7 @@ def to_latex(table: Table) -> str:
     lines = [
         r"\begin{table}",
         r"  \centering",
-        f"  \\caption{{{latex_text(table.title)}. {latex_text(' '.join(table.notes))}}}",
+        f"  \\caption{{{latex_text(' '.join((table.title + '.', *table.notes)))}}}",
         f"  \\label{{tab:{table.slug}}}",
         f"  \\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
         r"    \toprule",

@@ -52,7 +52,8 @@ def _scored(experiment: Experiment, variant: Variant) -> str:
     score = variant.metric(experiment.primary_metric)
     assert score is not None
     show = number_format([score.mean])
-    return f"{variant.name} ({show(score.mean)}{f' ± {show(score.spread)}' if score.spread is not None else ''})"
+    spread = "" if score.spread is None else f"\u00a0±\u00a0{show(score.spread)}"
+    return f"{variant.name} ({show(score.mean)}{spread})"
 
 
 def _gap(lower: float, higher: float, *, falls: bool) -> str:
@@ -112,7 +113,7 @@ def _cost(ours: Variant, baseline: Variant) -> Iterator[str]:
         parts.append(f"has {ours.parameters / baseline.parameters:.2f} times the parameters of {baseline.name}")
     mine, theirs = ours.seconds(), baseline.seconds()
     if mine and theirs and theirs.mean > 0:
-        whose = "its" if parts else f"{baseline.name}'s"
+        whose = "its" if parts else f"{baseline.name}’s"
         parts.append(f"took {mine.mean / theirs.mean:.2f} times {whose} training time")
     if parts:
         yield f"{ours.name} {' and '.join(parts)}."

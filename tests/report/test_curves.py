@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from kinn.report import load_records
+from kinn.report.curves import curve_pictures, power_spectrum
+from kinn.report.style import LIGHT, series, spread_apart
+
+
+def pictures(records):
+    (experiment,) = load_records(records)
+    return {p.name.rsplit("-", 1)[1]: p for p in curve_pictures(experiment)}
+
+
+def data_lines(axes):
+    """Lines of data: those in the axes' own coordinates belong to labels."""
+    return [line for line in axes.lines if line.get_transform() == axes.transData and len(line.get_xdata()) > 1]
+
+
+def test_pictures_follow_from_what_the_records_hold(records):
+    assert set(pictures(records[:2])) == {"losses", "spectrum"}
+    assert set(pictures(records[2:])) == {"losses", "rollout", "spectrum"}
+    for record in records[:2]:
+        del record["curves"], record["fields"]
+    assert pictures(records[:2]) == {}
+
+
+def test_lines_are_the_curves(records):
+    training, validation = pictures(records[:2])["losses"].draw(LIGHT).axes
+    for axes, key in ((training, "train_loss"), (validation, "validation_loss")):
+        assert axes.get_yscale() == "log"
+        for line, record in zip(data_lines(axes), records):
+            np.testing.assert_array_equal(line.get_ydata(), record["curves"][key])
+    assert training.get_ylim() == validation.get_ylim()
+    (dot,) = [line for line in validation.lines if list(line.get_xdata()) == [18] and line.get_color() == "#0072b2"]
+    assert dot.get_ydata()[0] == records[1]["curves"]["validation_loss"][17]
+
+
+def test_each_line_is_named_in_words(records):
+    axes = pictures(records[:2])["losses"].draw(LIGHT).axes[-1]
+    assert {text.get_text() for text in axes.texts} == {"UKNO K=0", "UKNO K=2"}
+    assert "UKNO K=0" in pictures(records[:2])["losses"].alt
+
+
+def test_only_one_kind_of_loss_and_gaps_in_it(records):
+    for record in records[:2]:
+        del record["curves"]["validation_loss"]
+        record["curves"]["train_loss"][3] = None
+    (axes,) = pictures(records[:2])["losses"].draw(LIGHT).axes
+    assert all(len(line.get_xdata()) == 19 for line in data_lines(axes))
+
+
+def test_every_seed_has_its_line(records):
+    runs = [{**records[i], "seed": seed} for i in (0, 1) for seed in range(3)]
+    picture = pictures(runs)["losses"]
+    assert "One line per seed" in picture.caption
+    assert len(data_lines(picture.draw(LIGHT).axes[0])) == 6
+
+
+def test_styles_differ_by_more_than_colour(records):
+    runs = [{**records[1], "variant": f"UKNO K={k}"} for k in (1, 2, 3)] + [records[0]]
+    (experiment,) = load_records(runs)
+    styles = series(experiment, LIGHT).values()
+    for what in ("color", "dashes", "marker"):
+        assert len({getattr(style, what) for style in styles}) == 4
+
+
+def test_costs_from_three_variants_on(records):
+    third = {**records[1], "variant": "UKNO K=4", "parameters": 3_311_910}
+    picture = pictures([*records[:2], third])["costs"]
+    axes = picture.draw(LIGHT).axes
+    assert [a.get_xlabel() for a in axes] == ["parameters", "training time in seconds"]
+    assert {text.get_text() for text in axes[0].texts} == {"UKNO K=0", "UKNO K=2", "UKNO K=4"}
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 24)])
+def test_spectrum_of_a_wave_is_its_wavenumber(shape):
+    x, y = (np.arange(n) / n for n in shape)
+    k, power = power_spectrum(np.cos(2 * np.pi * 3 * x)[:, None] + 0 * y)
+    assert k[power.argmax()] == 3
+    assert np.delete(power, 2).max() < 1e-20
+    ring = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij")).round() == 3
+    assert power[2] * ring.sum() == pytest.approx(0.5)  # mean square of a cosine
+
+
+def test_labels_keep_their_order_and_distance():
+    places = np.array(spread_apart([0.5, 0.51, 0.0, 0.52, 1.0], 0.15))
+    assert np.diff(places[[2, 0, 1, 3, 4]]).min() > 0.149
+    assert places.min() >= 0
+    assert places.max() <= 1
+
+
+def test_same_records_give_the_same_bytes(records):
+    first, second = (pictures(records[:2])["losses"].render(LIGHT) for _ in range(2))
+    assert first == second
+    assert not re.search(rb"<script|href=.http", first)

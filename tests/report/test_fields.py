@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from kinn.report import load_records
+from kinn.report.fields import draw_rollout, draw_sample, field_pictures, field_scale, samples
+from kinn.report.style import LIGHT
+
+
+def images(figure: Figure) -> dict[str, list]:
+    """Images by colour map, in the order they were drawn; colour bars hold none."""
+    found: dict[str, list] = {}
+    for axes in figure.axes:
+        for image in axes.images:
+            found.setdefault(image.get_cmap().name, []).append(image)
+    return found
+
+
+def test_one_picture_for_each_sample(records):
+    navier_stokes, poisson = load_records(records)
+    assert [p.name for p in field_pictures(poisson)] == ["demo-poisson-fields-1", "demo-poisson-fields-2"]
+    (rollout,) = field_pictures(navier_stokes)
+    assert "rolled out from step 1 to step 40" in rollout.caption
+    assert all(p.kind == "png" and p.render(LIGHT).startswith(b"\x89PNG") for p in field_pictures(poisson))
+
+
+def test_truth_and_predictions_share_one_scale_and_errors_another(records):
+    records[0]["fields"][0]["prediction"][3][4] = 0.9  # the widest value lies in one prediction only
+    (poisson,) = load_records(records[:2])
+    shots = samples(poisson)["test sample 0"][None]
+    shown = images(draw_sample(shots, LIGHT))
+    source, truth, first, second = shown["RdBu_r"]
+    assert truth.get_clim() == first.get_clim() == second.get_clim() == (-0.9, 0.9)
+    assert source.get_clim() != truth.get_clim()
+    low, high = shown["PuOr"][0].get_clim()
+    assert low == -high
+    assert high == pytest.approx(max(np.abs(s.error).max() for s in shots.values()))
+    assert [image.get_clim() for image in shown["PuOr"]] == [(low, high)] * 2
+    np.testing.assert_array_equal(truth.get_array(), shots["UKNO K=0"].truth.T)  # first axis to the right
+    np.testing.assert_allclose(shown["PuOr"][1].get_array(), (shots["UKNO K=2"].prediction - shots["UKNO K=2"].truth).T)
+
+
+def test_a_rollout_shares_its_scales_over_all_steps(records):
+    navier_stokes = load_records(records[2:])[0]
+    moments = sorted(samples(navier_stokes)["test sample 3"].items())
+    shown = images(draw_rollout(moments, LIGHT))
+    assert len(shown["RdBu_r"]) == 4 * 3
+    assert len(shown["PuOr"]) == 4 * 2
+    assert all(len({image.get_clim() for image in group}) == 1 for group in shown.values())
+
+
+def test_panels_lie_within_the_figure_and_keep_the_shape_of_the_grid(records):
+    for record in records[:2]:
+        for sample in record["fields"]:
+            for name in ("input", "truth", "prediction"):
+                sample[name] = [row[:16] for row in sample[name]]
+    (poisson,) = load_records(records[:2])
+    figure = draw_sample(samples(poisson)["test sample 0"][None], LIGHT)
+    width, height = figure.get_size_inches()
+    for axes in figure.axes:
+        box = axes.get_position()
+        assert 0 <= box.x0 < box.x1 <= 1
+        assert 0 <= box.y0 < box.y1 <= 1
+        if axes.images:
+            assert box.height * height / (box.width * width) == pytest.approx(0.5)
+
+
+def test_a_field_of_one_sign_has_no_diverging_map(records):
+    for record in records[:2]:
+        sample = record["fields"][0]
+        for name in ("truth", "prediction"):
+            sample[name] = (np.asarray(sample[name]) + 5).tolist()
+    (poisson,) = load_records(records[:2])
+    shown = images(draw_sample(samples(poisson)["test sample 0"][None], LIGHT))
+    assert len(shown["viridis"]) == 3
+
+
+def test_gaps_are_drawn_and_named(records):
+    records[0]["fields"][0]["prediction"][0][0] = None  # diverged
+    records[1]["fields"] = []
+    (poisson,) = load_records(records[:2])
+    picture = field_pictures(poisson)[0]
+    assert "not finite" in picture.alt
+    assert "No field was kept for UKNO K=2" in picture.caption
+    assert picture.render(LIGHT)
+
+
+def test_differing_truths_under_one_label_are_named(records):
+    plain = field_pictures(load_records(records[:2])[0])[0].caption
+    records[1]["fields"][0]["truth"][5][5] += 1.0
+    assert "differ" not in plain
+    assert "truths kept under this label differ" in field_pictures(load_records(records[:2])[0])[0].caption
+
+
+def test_number_over_an_error_is_its_relative_norm(records):
+    (poisson,) = load_records(records[:2])
+    assert "UKNO K=0 3.12 % and UKNO K=2 1.87 %" in field_pictures(poisson)[0].alt
+
+
+def test_a_wild_prediction_does_not_wash_out_the_others(records):
+    records[0]["fields"][0]["prediction"][3][4] = 1e6
+    (poisson,) = load_records(records[:2])
+    shots = samples(poisson)["test sample 0"][None]
+    figure = draw_sample(shots, LIGHT)
+    largest = np.abs(shots["UKNO K=2"].truth).max()
+    for image in [*images(figure)["RdBu_r"][1:], *images(figure)["PuOr"]]:
+        assert image.get_clim()[1] < 4 * largest
+    assert field_scale([shots["UKNO K=0"].truth], [shots["UKNO K=0"].prediction]).clipped

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from kinn.report import load_records, print_table
+from kinn.report.comparison import comparison_table
+from kinn.report.tables import latex_text, to_html, to_latex, to_markdown
+
+
+def with_error(record, error, **changes):
+    metrics = {**record["metrics"]["test"], "relative_l2": error}
+    return {**record, "metrics": {"test": metrics}, **changes}
+
+
+def table_of(records):
+    (experiment,) = load_records(records)
+    return comparison_table(experiment)
+
+
+def column(table, header):
+    return next(c for c in table.columns if c.header == header)
+
+
+def test_cells_are_the_numbers_of_the_records(records):
+    table = table_of(records[:2])
+    assert [float(cell) for cell in column(table, "Relative L2").cells] == [0.0312, 0.0187]
+    for key, header in (("rmse", "RMSE"), ("nrmse", "nRMSE"), ("max_error", "Max error")):
+        shown = [float(cell) for cell in column(table, header).cells]
+        assert shown == pytest.approx([r["metrics"]["test"][key] for r in records[:2]], rel=5e-3)
+    assert column(table, "Parameters").cells == ("2,301,441", "2,834,726")
+    assert column(table, "vs UKNO K=0").cells == ("1.00×", "0.60×")
+    assert column(table, "Relative L2").best == {1}
+
+
+def test_verdict_turns_when_the_baseline_wins(records):
+    baseline, ours = records[:2]
+    won, lost = table_of([baseline, ours]), table_of([baseline, with_error(ours, 0.0624)])
+    assert won.notes[0].startswith("Ours was better: UKNO K=2")
+    assert "40 % lower" in won.notes[0]
+    assert lost.notes[0].startswith("Ours was worse: the baseline UKNO K=0")
+    assert "2.0 times higher" in lost.notes[0]
+    assert column(lost, "Relative L2").best == {0}
+    assert "<strong>0.0312" in to_html(lost)
+    assert "**0.0624**" not in to_markdown(lost)
+    assert r"\textbf{0.0312}" in to_latex(lost)
+
+
+def test_reference_is_the_hardest_baseline_and_no_loser_is_left_out(records):
+    baseline, ours = records[:2]
+    harder = with_error(baseline, 0.02, variant="FNO")
+    loser = with_error(ours, 0.025, variant="UKNO K=1")
+    table = table_of([baseline, harder, ours, loser])
+    assert column(table, "vs FNO").cells == ("1.00×", "1.56×", "1.25×", "0.94×")
+    assert "Worse than that baseline: UKNO K=1" in table.notes[0]
+
+
+def test_metrics_that_turn_the_order_are_named(records):
+    ours = records[1]
+    ours["metrics"]["test"]["max_error"] = 9.0
+    (note,) = [n for n in table_of(records[:2]).notes if "reversed" in n]
+    assert "UKNO K=0 leads on Max error" in note
+    assert "RMSE" not in note
+
+
+def test_spread_over_seeds_is_shown_and_judged(records):
+    baseline, ours = records[:2]
+    runs = [with_error(baseline, e, seed=s) for s, e in enumerate((0.020, 0.024))]
+    runs += [with_error(ours, e, seed=s) for s, e in enumerate((0.018, 0.025))]
+    table = table_of(runs)
+    assert column(table, "Relative L2").cells == ("0.0220 ± 0.0028", "0.0215 ± 0.0049")
+    assert any("no larger than the spread" in note for note in table.notes)
+    assert any("single seed" in note for note in table_of(records[:2]).notes)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_divergence_is_said(records, value):
+    table = table_of([records[0], with_error(records[1], value)])
+    assert column(table, "Relative L2").cells[1] == "diverged"
+    assert "no Kirchhoff variant with a finite result" in table.notes[0]
+    assert any(note.startswith("Diverged") and "UKNO K=2" in note for note in table.notes)
+
+
+def test_unlike_runs_are_called_so(records):
+    def unlike(*runs):
+        return [note for note in table_of(runs).notes if "like for like" in note or "machines" in note]
+
+    baseline, ours = records[:2]
+    assert not unlike(baseline, ours)
+    assert "config.epochs" in unlike(baseline, {**ours, "config": {**ours["config"], "epochs": 40}})[0]
+    assert "same seeds" in unlike(baseline, {**ours, "seed": 1})[0]
+    assert "machines" in unlike(baseline, {**ours, "hardware": {"cpu": "other"}})[0]
+
+
+def test_paper_and_further_splits_have_columns(records):
+    records[3]["metrics"]["out_of_distribution"] = {"relative_l2": 0.07}
+    table = table_of(records[2:])
+    assert column(table, "Paper").cells == ("–", "0.0101")
+    assert column(table, "Relative L2, out of distribution").cells == ("–", "0.0700")
+
+
+def test_no_baseline_and_least_record(records):
+    required = ("schema", "experiment", "variant", "role", "seed", "primary_metric", "metrics")
+    table = table_of([{key: records[1][key] for key in required}])
+    assert "There is no baseline" in table.notes[0]
+    assert "Parameters" not in [c.header for c in table.columns]
+
+
+def test_console_shows_every_metric_only_where_there_is_room(records):
+    def printed(width):
+        stream = io.StringIO()
+        print_table(records, Console(file=stream, width=width))
+        return stream.getvalue()
+
+    narrow, wide = printed(80), printed(160)
+    for text in (narrow, wide):
+        assert "0.0187" in text
+        assert "Ours was worse" in text
+        assert "2,834,726" in text
+    assert "nRMSE" in wide
+    assert "nRMSE" not in narrow
+    assert "Further metrics" in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_hostile_names_stay_text_everywhere(records):
+    for record in records[:2]:
+        record["title"] = "50 % & <b>_x_</b>"
+    records[1]["variant"] = r"[red]K_0|{x}\$^~#<script>"
+    table = table_of(records[:2])
+    stream = io.StringIO()
+    print_table(records[:2], Console(file=stream, width=200))
+    assert records[1]["variant"] in stream.getvalue()
+    assert "<script>" not in to_html(table)
+    markdown = to_markdown(table)
+    assert "<script>" not in markdown
+    assert r"\[red\]K\_0\|" in markdown
+    assert r"[red]K\_0|\{x\}\textbackslash{}\$\textasciicircum{}\textasciitilde{}\#\textless{}" in to_latex(table)
+    assert r"50 \% \& " in to_latex(table)
+
+
+def test_latex_keeps_columns_and_rows(records):
+    lines = to_latex(table_of(records[:2])).splitlines()
+    rows = [line for line in lines if line.endswith(r"\\")]
+    (spec,) = [line for line in lines if "begin{tabular}" in line]
+    assert {row.count("&") + 1 for row in rows} == {len(spec.split("{")[2].rstrip("}"))}
+    assert latex_text("0.1 ± 0.2 × – %") == r"0.1 $\pm$ 0.2 $\times$ -- \%"

@@ -49,11 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         if debug:
             raise
-        return _say(f"{_sentence(str(error))} (see {_help_for(arguments)})", 2)
+        return _say(f"Error: {_sentence(str(error)).rstrip('.')}; see {_help_for(arguments)}", 2)
     except _USER_ERRORS as error:
         if debug:
             raise
         return _say(f"Error: {_sentence(_message(error))}", 2)
+    except RuntimeError as error:
+        if debug or type(error).__name__ != "OutOfMemoryError":  # torch's own
+            raise
+        return _say("Error: the device has not enough memory: try a smaller --batch-size or model", 2)
 
 
 def _parser(arguments: Sequence[str]) -> tuple[Parser, Commands]:
@@ -96,8 +100,17 @@ def _message(error: BaseException) -> str:
 def _sentence(message: str) -> str:
     """One line, in words: parsers speak of keys and classes."""
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
+    message = re.sub(r"typing\.Literal\[([^\]]+)\]", r"one of \1", message)
+    # the parser's "train.output" is the user's "--output"
+    message = re.sub(
+        r"(?<=are required: )[\w., ]+", lambda keys: re.sub(r"(?:[\w]+\.)*(\w+)", _option, keys[0]), message
+    )
     message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"--{key[1].split('.', 1)[-1]}:", message)
     return " ".join(message.split())
+
+
+def _option(key: re.Match[str]) -> str:
+    return key[1].upper() if key[1] in ("model", "folder") else f"--{key[1].replace('_', '-')}"
 
 
 def _say(message: str, code: int) -> int:

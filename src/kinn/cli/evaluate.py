@@ -26,7 +26,7 @@ def _options(parser: Parser) -> None:
     parser.add_argument("model", type=str, help="file of the model, as kinn train writes it")
     parser.add_argument("data", type=str, help="data file: kinn's, CNO's Poisson layout, or Li's .mat files")
     parser.add_argument("--batch-size", type=int, default=32, help="samples at once; does not change the result")
-    parser.add_argument("--device", type=str, default="cpu", help="where to compute: cpu or cuda")
+    parser.add_argument("--device", type=str, default="auto", help="where to compute: auto, cpu or cuda")
     parser.add_argument(
         "--dt-scale",
         type=float,

@@ -25,7 +25,7 @@ from kinn.train.callbacks import AtomicCheckpoints, EpochOrder, History, Trainin
 from kinn.train.folder import RunFolder
 from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.saving import load_model, save_model
-from kinn.train.settings import TrainSettings
+from kinn.train.settings import TrainSettings, chosen_device
 from kinn.train.tasks import OperatorTask, RolloutTask
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -83,12 +83,13 @@ def fit(
         progress: whether to show it.
 
     Raises:
-        ValueError: if the data does not fit the task, the folder belongs to another run, or the model is not a
-            registered one.
+        ValueError: if the data does not fit the task, the folder belongs to another run, the model is not a registered
+            one, or there is no such device.
         FloatingPointError: if the loss becomes NaN or infinite.
         KeyboardInterrupt: if the user stops it; the same call resumes.
         OSError: if the folder cannot be written.
     """
+    chosen_device(settings.device)
     train_items, validation_items = task.training_items(train), task.validation_items(validation)
     data = {"train": _fingerprint(train), "validation": _fingerprint(validation)}
     run = RunFolder(folder)

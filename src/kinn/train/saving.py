@@ -22,6 +22,7 @@ from kinn.data import Identity, normalizer_from_state
 from kinn.models import build, model_names
 from kinn.train.atomic import atomic_file
 from kinn.train.prediction import Normalizer, Rollout, TrainedModel
+from kinn.train.settings import chosen_device
 
 FORMAT = 1
 
@@ -97,7 +98,7 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
 
     Args:
         path: of the file.
-        device: where to put the model.
+        device: where to put the model; "auto" is a GPU if there is one.
 
     Returns:
         the model; `metadata` holds `path`, `model`, `arguments`, `version` and `extra`.
@@ -107,7 +108,7 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
         ValueError: if the file is truncated or foreign, of a newer format, of an unknown model, or its weights do not
             fit the model.
     """
-    path = Path(path)
+    path, device = Path(path), chosen_device(device)
     if not path.is_file():
         raise FileNotFoundError(f"there is no model file {path}")
     content, stored = _read(path)

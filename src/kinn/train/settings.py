@@ -98,6 +98,23 @@ class TrainSettings:
         _one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
 
 
+def chosen_device(name: str | torch.device) -> torch.device:
+    """The device of this name; `auto` is a GPU if there is one.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    if name == "auto":
+        gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return torch.device(next((gpu for gpu, here in gpus.items() if here), "cpu"))
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"the device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def learning_rate_factor(settings: OptimizerSettings, *, step: int, steps_per_epoch: int, total_steps: int) -> float:
     """The learning rate at an optimiser step, as a fraction of `settings.lr`.
 

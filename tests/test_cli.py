@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from kinn import recipes
+from kinn.cli import main
+from kinn.data import open_dataset
+from kinn.train import evaluate, load_model
+
+SMALL = ["--model", "FNO", "--model-arguments.width", "6", "--model-arguments.n_modes", "[3, 3]", "--epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data and a trained model, made by the commands themselves."""
+    folder = tmp_path_factory.mktemp("journey")
+    poisson = ["generate", "poisson", "--resolution", "16", "--max-mode", "6"]
+    assert main([*poisson, "--output", f"{folder}/p.h5", "--samples", "24"]) == 0
+    assert main([*poisson, "--output", f"{folder}/test.h5", "--samples", "5", "--seed", "1"]) == 0
+    assert main(["train", "--data", f"{folder}/p.h5", *SMALL, "--output", f"{folder}/run", "--device", "cpu"]) == 0
+    return folder
+
+
+def error_of(capsys, *arguments):
+    """The one line that a user's error gives."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_trained_model_is_measured(folder, capsys):
+    capsys.readouterr()
+    model, data = f"{folder}/run/model.safetensors", f"{folder}/test.h5"
+    assert main(["evaluate", model, data, "--output", f"{folder}/e.json", "--batch-size", "2"]) == 0
+    expected = evaluate(load_model(model), open_dataset(data)).metrics
+    assert json.loads((folder / "e.json").read_text())["metrics"] == pytest.approx(expected, rel=1e-5)
+    assert f"{expected['relative_l2']:.4g}" in capsys.readouterr().out
+
+
+def test_the_saved_configuration_replays_the_run(folder):
+    assert main(["train", "--config", f"{folder}/run/config.yaml", "--output", f"{folder}/replay"]) == 0
+    first, second = (load_model(folder / name / "model.safetensors").model.state_dict() for name in ("run", "replay"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert (folder / "run" / "config.yaml").read_text() == (folder / "replay" / "config.yaml").read_text()
+    config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    assert config["model_arguments"] == {"width": 6, "n_modes": [3, 3]}
+
+
+def test_the_seed_reaches_the_initial_weights(folder):
+    config = ["train", "--config", f"{folder}/run/config.yaml", "--output", f"{folder}/seed1", "--seed", "1"]
+    assert main(config) == 0
+    first, second = (load_model(folder / name / "model.safetensors").model.state_dict() for name in ("run", "seed1"))
+    assert not any(torch.equal(value, second[name]) for name, value in first.items() if value.dim() > 1)
+
+
+def test_trajectories_train_a_forecaster(tmp_path, capsys):
+    flow = ["--resolution", "8", "--solver-resolution", "16", "--samples", "4", "--final-time", "8"]
+    assert main(["generate", "navier-stokes", "--output", f"{tmp_path}/flow.h5", *flow]) == 0
+    options = ["--history", "3", "--unroll", "2", "--validation", "0.25", "--predict-increment", "true"]
+    run = ["--output", f"{tmp_path}/run", "--device", "cpu"]
+    assert main(["train", "--data", f"{tmp_path}/flow.h5", *SMALL, *options, *run]) == 0
+    trained = load_model(tmp_path / "run" / "model.safetensors")
+    assert trained.rollout is not None
+    assert (trained.rollout.n_history, trained.rollout.predict_increment) == (3, True)
+    assert trained.metadata["arguments"]["in_channels"] == 3
+    capsys.readouterr()
+    assert main(["evaluate", f"{tmp_path}/run/model.safetensors", f"{tmp_path}/flow.h5"]) == 0
+    assert "by rollout step:  1:" in capsys.readouterr().out
+
+
+def test_a_validation_file_of_its_own(folder, capsys):
+    capsys.readouterr()
+    options = ["--validation", f"{folder}/test.h5", "--output", f"{folder}/own", "--device", "cpu"]
+    assert main(["train", "--data", f"{folder}/p.h5", *SMALL, *options]) == 0
+    assert "OperatorDataset(24 pairs, 1 -> 1 channels, grid (16, 16)); validation on 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "{0}/p.h5"], "required: --output; see kinn train --help"),
+        (["train", "--data", "{0}/none.h5", "--output", "x"], "there is no data file"),
+        (["train", "--data", "{0}/run/config.yaml", "--output", "x"], "neither an HDF5 nor a MATLAB file"),
+        (["train", "--data", "{0}/p.h5", "--output", "x", "--model", "Net"], "known models: FKNO, FNO"),
+        (
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--model-arguments.wings", "2"],
+            "no argument 'wings'",
+        ),
+        (["train", "--data", "{0}/p.h5", "--output", "x", "--lr", "fast"], "--lr: Expected a float. Got value: fast"),
+        (["train", "--data", "{0}/p.h5", "--output", "x", "--lr", "-1"], "lr must be above 0, but is -1.0"),
+        (
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--optimizer", "sgd"],
+            "one of 'adam', 'adamw'",
+        ),
+        (["train", "--data", "{0}/p.h5", "--output", "x", "--lrate", "1"], "unrecognized arguments: --lrate 1"),
+        (["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "2"], "between 0 and 1, or a data file"),
+        (["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "0.99"], "too few for training"),
+        (["train", "--data", "{0}/p.h5", "--output", "{0}/p.h5"], "should be a folder for the run, but is a file"),
+        (["train", "--config", "{0}/none.yaml", "--output", "x"], "File does not exist"),
+        (
+            ["train", "--config", "{0}/run/config.yaml", "--output", "{0}/run", "--lr", "0.1"],
+            "its lr is 0.001,",
+        ),
+        (["evaluate", "{0}/p.h5", "{0}/p.h5"], "is not a kinn model"),
+        (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--device", "abacus"], "'abacus' cannot be used here"),
+        (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["generate", "poisson"], "required: --output; see kinn generate poisson --help"),
+        (["generate", "poisson", "--output", "{0}/p.h5", "--samples", "3"], "already holds other data"),
+        (["generate", "heat", "--output", "x"], "'poisson', 'navier-stokes'"),
+        (["reproduce", "nothing"], "unknown recipe 'nothing'; known recipes: demo"),
+        (["report", "{0}/none"], "none"),
+        (["dance"], "invalid choice: 'dance'"),
+        ([], "but it was not provided; see kinn --help"),
+    ],
+)
+def test_a_users_error_is_one_sentence(folder, capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in error_of(capsys, *(argument.format(folder) for argument in arguments))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_debug_shows_where_an_error_comes_from(folder):
+    with pytest.raises(FileNotFoundError):
+        main(["evaluate", "none", f"{folder}/p.h5", "--debug"])
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "x"), ImportError("needs Lightning")])
+def test_a_full_disk_and_a_missing_extra(folder, capsys, monkeypatch, error, tmp_path):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("kinn.train.fit", fail, raising=False)
+    said = error_of(capsys, "train", "--data", f"{folder}/p.h5", *SMALL, "--output", tmp_path / "x")
+    assert said in ("Error: No space left on device: x", "Error: needs Lightning")
+
+
+def test_ctrl_c_says_how_to_go_on(folder, capsys, monkeypatch, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kinn.train.fit", stop, raising=False)
+    assert main(["train", "--data", f"{folder}/p.h5", *SMALL, "--output", str(tmp_path / "x")]) == 130
+    assert "goes on from the last finished epoch" in capsys.readouterr().err
+
+
+@pytest.fixture
+def record(tmp_path):
+    path = tmp_path / "records" / "r.json"
+    path.parent.mkdir()
+    content = {"schema": 1, "experiment": "poisson", "variant": "UKNO", "role": "ours", "seed": 0}
+    path.write_text(
+        json.dumps({**content, "primary_metric": "relative_l2", "metrics": {"test": {"relative_l2": 0.01}}})
+    )
+    return path
+
+
+def test_reproduce_runs_the_recipe_and_reports(record, tmp_path, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(recipes, "run", lambda name, **options: calls.append((name, options)) or [record])
+    assert main(["reproduce", "demo", "--seeds", "0", "3", "--output", f"{tmp_path}/out", "--device", "cpu"]) == 0
+    assert calls == [("demo", {"budget": None, "seeds": [0, 3], "device": "cpu", "output": tmp_path / "out"})]
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "UKNO" in capsys.readouterr().out
+
+
+def test_reproduce_without_a_name_lists_the_recipes(capsys):
+    assert main(["reproduce"]) == 0
+    assert all(f"kinn reproduce {name}" in capsys.readouterr().out for name in recipes.names()[:1])
+
+
+def test_report_draws_the_records_of_a_folder(record, capsys):
+    assert main(["report", str(record.parent)]) == 0
+    assert (record.parent / "report.html").exists()
+    assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["generate"], ["generate", "poisson"], ["generate", "navier-stokes"], ["train"], ["evaluate"], ["reproduce"]],
+)
+def test_help_has_a_sentence_an_example_and_no_python(command, capsys):
+    assert main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: kinn")
+    assert "Example" in text or "A first journey" in text
+    assert "kinn " + " ".join(command) in text
+    assert not [word for word in ("<class", "Literal[", "Optional[", "type:", "(required) (required)") if word in text]
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_as_a_program():
+    done = subprocess.run([sys.executable, "-m", "kinn", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("kinn 0.")
+    code = "import sys; from kinn.cli import main; main(['--help'])\n"
+    code += "assert not {'lightning', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

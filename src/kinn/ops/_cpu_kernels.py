@@ -5,7 +5,7 @@ tiles (a tile is `LANES` neighbouring channels, one vector). Within an item time
 the first cache: chunk, then tile, then step, then potential, with the lanes as the innermost, explicit dimension.
 """
 
-# pyright: reportCallIssue=false  (intrinsic() hides the typing context)
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numba import njit
 
 from kinn.ops._vector import (
     LANES,
-    expm1_and_excess,
+    expm1_and_slope,
     expm1_of_log2,
     lane,
     load,
@@ -284,13 +284,13 @@ def backward(p, at, out, begin, end, like):
                             q, r = own + n * LANES, (i * p.n + n) * LANES
                             hn, an, inverse_an = load(h, n * LANES), load(rate, q), load(inverse, q)
                             u = splat(like, B[B_row + n]) * drive
-                            e, excess = expm1_and_excess(step * load(log2_rate, q))
+                            e, slope = expm1_and_slope(step * load(log2_rate, q))
                             f = zero - e * inverse_an
                             store(F, r, f)
                             if p.zoh:
                                 k = u - an * hn
-                                # dF/da = (z exp(-z) + e) / a^2, its terms added so that small z loses nothing.
-                                g = (excess + step * an * e) * inverse_an
+                                # dF/da = (e + z exp(-z)) / a^2
+                                g = slope * inverse_an
                                 store(J, r, k * inverse_an * g - f * hn)
                                 hn = hn + f * k
                             else:

@@ -4,7 +4,7 @@ A value of type `Vector` holds `LANES` numbers of one float type in registers; L
 has. Arithmetic is IEEE except that a product and a sum may fuse: NaN and infinities propagate.
 """
 
-# pyright: reportCallIssue=false  (intrinsic() hides the typing context)
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 
@@ -269,19 +269,24 @@ def expm1_of_log2(typingctx, exponent):
 
 
 @intrinsic
-def expm1_and_excess(typingctx, exponent):
-    """`(E, E + z)` with `E = expm1(-z)` and `z = -exponent ln 2`, both to full relative precision near 0."""
+def expm1_and_slope(typingctx, exponent):
+    """`(E, E + z exp(-z))` with `E = expm1(-z)` and `z = -exponent ln 2`, both to full relative precision near 0.
+
+    The second is what the derivative of the injection `-E / a` with respect to `a` needs.
+    """
 
     def codegen(context, builder, signature, args):
         ln2, one = _constant(exponent, math.log(2.0)), _constant(exponent, 1.0)
         k, f, s, q = _reduced(builder, exponent, args[0])
-        curved = builder.fmul(f, builder.fmul(f, q))  # 2^f - 1 - f ln 2
-        linear = builder.fmul(f, ln2)
+        r = builder.fmul(f, ln2)
+        p = builder.fmul(f, builder.fmul(f, q))  # exp(r) - 1 - r
+        g = builder.fadd(p, r)
         less = builder.fsub(s, one)
-        e = _fma(builder, s, builder.fadd(curved, linear), less)
-        # With k = 0 the last two terms are exactly zero: nothing cancels.
-        flat = _fma(builder, less, builder.fadd(one, linear), builder.fmul(k, _constant(exponent, -math.log(2.0))))
-        excess = _fma(builder, s, curved, flat)
-        return context.make_tuple(builder, signature.return_type, (e, excess))
+        e = _fma(builder, s, g, less)
+        # exp(-z) = s (1 + g) and z = -r - k ln 2, multiplied out so that for k = 0 the leading terms are gone.
+        near = _fma(builder, p, builder.fsub(one, r), builder.fneg(builder.fmul(r, r)))
+        far = builder.fmul(k, _constant(exponent, -math.log(2.0)))
+        slope = _fma(builder, s, _fma(builder, far, builder.fadd(one, g), near), less)
+        return context.make_tuple(builder, signature.return_type, (e, slope))
 
     return types.UniTuple(exponent, 2)(exponent), codegen

@@ -88,8 +88,9 @@ def scan_cpu(
     "kinn::selective_scan",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor x, Tensor dt, Tensor a, Tensor B, Tensor C, Tensor? D, Tensor? initial_state, SymInt outer, SymInt length, SymInt inner, "
-    "bool joined, bool reverse, bool zoh, bool save) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor dt, Tensor a, Tensor B, Tensor C, Tensor? D, Tensor? initial_state, "
+    "SymInt outer, SymInt length, SymInt inner, bool joined, bool reverse, bool zoh, bool save) -> "
+    "(Tensor, Tensor, Tensor)",
 )
 def _forward(x, dt, a, B, C, D, initial_state, outer, length, inner, joined, reverse, zoh, save):
     kernels, reason = _load()

@@ -49,13 +49,12 @@ def scan_reference(
         check_sign(dt.amin().item() if dt.numel() else 0.0, a.amin().item() if a.numel() else 0.0)
     batch, n = x.shape[0], a.shape[1]
     drive, dt, B, C = path.gather(x), path.gather(dt), path.gather(B), path.gather(C)
-    sequences, length, d = drive.shape
-    state = x.new_zeros(sequences, d, n) if initial_state is None else initial_state
+    state = x.new_zeros(drive.shape[0], x.shape[-1], n) if initial_state is None else initial_state
     outputs = []
-    for t in range(length):
-        retain, inject = DISCRETIZATIONS[injection](dt[:, t, :, None], a)
-        state = retain * state + inject * B[:, t, None, :] * drive[:, t, :, None]
-        outputs.append((state * C[:, t, None, :]).sum(-1))
+    for drive_t, dt_t, B_t, C_t in zip(*(t.unbind(1) for t in (drive, dt, B, C))):
+        retain, inject = DISCRETIZATIONS[injection](dt_t[:, :, None], a)
+        state = retain * state + inject * B_t[:, None, :] * drive_t[:, :, None]
+        outputs.append((state * C_t[:, None, :]).sum(-1))
     y = path.scatter(torch.stack(outputs, dim=1), batch) if outputs else torch.zeros_like(x)
     return (y if D is None else y + D * x), state
 

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def make():
+    """A function that draws the arguments of a scan over a grid, in float64."""
+
+    def draw(batch, grid, d, n, *, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        return {
+            "x": normal(batch, *grid, d),
+            "dt": torch.nn.functional.softplus(normal(batch, *grid, d) - 2),
+            "a": torch.exp(0.5 * normal(d, n)) * torch.arange(1, n + 1),
+            "B": normal(batch, *grid, n),
+            "C": normal(batch, *grid, n),
+            "D": normal(d),
+        }
+
+    return draw
+
+
+@pytest.fixture
+def differentiate():
+    """A function that runs a scan and returns `y`, the state and every gradient, by name."""
+
+    def run(function, arguments, *, seed=1, state_weight=1.0, **options):
+        leaves = {k: v.detach().clone().requires_grad_() for k, v in arguments.items()}
+        y, state = function(**leaves, return_state=True, **options)
+        generator = torch.Generator().manual_seed(seed)
+        to_y = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
+        to_state = torch.randn(state.shape, generator=generator, dtype=torch.float64).to(state.dtype)
+        loss = (y * to_y).sum() + state_weight * (state * to_state).sum()
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        named = {f"d{name}": gradient for name, gradient in zip(leaves, gradients)}
+        return {"y": y.detach(), "state": state.detach(), **named}
+
+    return run
+
+
+@pytest.fixture
+def assert_close():
+    """A function that holds results against a reference, largest error over largest value."""
+
+    def check(got, expected, tolerance):
+        assert got.keys() == expected.keys()
+        for name, reference in expected.items():
+            value = got[name].double()
+            assert value.shape == reference.shape, name
+            scale = reference.abs().max().item() if reference.numel() else 0.0
+            error = (value - reference.double()).abs().max().item() if reference.numel() else 0.0
+            assert error <= tolerance * max(scale, 1e-30), f"{name}: {error / max(scale, 1e-30):.2e} > {tolerance:.0e}"
+
+    return check

@@ -102,6 +102,21 @@ def test_paper_and_further_splits_have_columns(records):
     assert column(table, "Relative L2, out of distribution").cells == ("–", "0.0700")
 
 
+def test_normalised_metrics_stand_apart_and_are_not_repeated(records):
+    for record, scale in zip(records[:2], (1.0, 2.0)):
+        test = record["metrics"]["test"]
+        test |= {"relative_l2_normalized": test["relative_l2"], "rmse_normalized": scale * test["rmse"]}
+    table = table_of(records[:2])
+    parts = table.further()
+    assert [c.header for c in parts["Metrics in normalised units"].columns] == ["Model", "RMSE (normalised)"]
+    assert "RMSE" in [c.header for c in parts["Further metrics"].columns]
+    for record in records[:2]:
+        record["primary_metric"] = "relative_l2_normalized"
+    table = table_of(records[:2])
+    assert column(table, "Relative L2 (normalised)").best == {1}
+    assert "Relative L2" not in [c.header for c in table.columns]
+
+
 def test_no_baseline_and_least_record(records):
     required = ("schema", "experiment", "variant", "role", "seed", "primary_metric", "metrics")
     table = table_of([{key: records[1][key] for key in required}])

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 
 from kinn.report.records import Experiment, Measure, Variant, measure
 from kinn.report.verdict import verdict
-from kinn.report.wording import metric_name, number_format
+from kinn.report.wording import NORMALIZED, metric_name, number_format
 
 NOTHING = "–"
 DIVERGED = "diverged"
+
+MAIN, METRICS, NORMALISED = "", "Further metrics", "Metrics in normalised units"
+"""Parts of a table: what decides, and what would make it too wide."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Column:
     header: str
     cells: tuple[str, ...]
     numeric: bool = True
-    essential: bool = True
+    part: str = MAIN
     best: frozenset[int] = frozenset()
 
 
@@ -36,15 +39,17 @@ class Table:
 
     def main(self) -> Table:
         """The columns that decide: primary metric, ratio, parameters, time."""
-        return replace(self, columns=tuple(column for column in self.columns if column.essential))
+        return replace(self, columns=tuple(column for column in self.columns if column.part == MAIN))
 
-    def further(self) -> Table | None:
-        """The other metrics, each row under its model's name; None where there are none."""
-        others = tuple(column for column in self.columns if not column.essential)
-        if not others:
-            return None
-        slug, title = f"{self.slug}-metrics", f"{self.title}: further metrics"
-        return replace(self, title=title, slug=slug, columns=(self.columns[0], *others), notes=())
+    def further(self) -> dict[str, Table]:
+        """The other metrics as narrower tables by heading, each row under its model's name."""
+        tables = {}
+        for part, name in ((METRICS, "metrics"), (NORMALISED, "normalised")):
+            columns = tuple(column for column in self.columns if column.part == part)
+            if columns:
+                title, slug = f"{self.title}: {part.lower()}", f"{self.slug}-{name}"
+                tables[part] = replace(self, title=title, slug=slug, columns=(self.columns[0], *columns), notes=())
+        return tables
 
 
 def comparison_table(experiment: Experiment) -> Table:
@@ -68,14 +73,15 @@ def comparison_table(experiment: Experiment) -> Table:
     if max(counts) > 1:
         columns.append(Column("Seeds", tuple(map(str, counts))))
     columns.append(_measures(metric_name(primary), [v.metric(primary) for v in variants], lower_is_better=True))
-    columns.extend(_paper(variants, primary, essential=True))
+    columns.extend(_paper(variants, primary, MAIN))
     columns.extend(_ratio(experiment))
     for split in _splits(variants):
         header = f"{metric_name(primary)}, {split.replace('_', ' ')}"
-        columns.append(_measures(header, [v.metric(primary, split) for v in variants], essential=False))
+        columns.append(_measures(header, [v.metric(primary, split) for v in variants], METRICS))
     for name in experiment.other_metrics:
-        columns.append(_measures(metric_name(name), [v.metric(name) for v in variants], essential=False))
-        columns.extend(_paper(variants, name, essential=False))
+        part = NORMALISED if name.endswith(NORMALIZED) else METRICS
+        columns.append(_measures(metric_name(name), [v.metric(name) for v in variants], part))
+        columns.extend(_paper(variants, name, part))
     if any(v.parameters is not None for v in variants):
         cells = (NOTHING if v.parameters is None else f"{v.parameters:,}" for v in variants)
         columns.append(Column("Parameters", tuple(cells)))
@@ -87,7 +93,7 @@ def comparison_table(experiment: Experiment) -> Table:
 
 
 def _measures(
-    header: str, measures: list[Measure | None], *, essential: bool = True, lower_is_better: bool = False
+    header: str, measures: list[Measure | None], part: str = MAIN, *, lower_is_better: bool = False
 ) -> Column:
     show = number_format([m.mean for m in measures if m is not None])
     cells = []
@@ -103,16 +109,16 @@ def _measures(
         means = {i: show(m.mean) for i, m in enumerate(measures) if m is not None and m.finite}
         lowest = min(means.values(), key=float, default=None)
         best = frozenset(i for i, mean in means.items() if mean == lowest)
-    return Column(header, tuple(cells), essential=essential, best=best)
+    return Column(header, tuple(cells), part=part, best=best)
 
 
-def _paper(variants: Sequence[Variant], metric: str, *, essential: bool) -> list[Column]:
+def _paper(variants: Sequence[Variant], metric: str, part: str) -> list[Column]:
     figures = [next((r.paper[metric] for r in v.records if r.paper.get(metric) is not None), None) for v in variants]
     if all(figure is None for figure in figures):
         return []
     cells = tuple(NOTHING if figure is None else f"{figure:.4g}" for figure in figures)
-    header = "Paper" if essential else f"{metric_name(metric)}, paper"
-    return [Column(header, cells, essential=essential)]
+    header = "Paper" if part == MAIN else f"{metric_name(metric)}, paper"
+    return [Column(header, cells, part=part)]
 
 
 def _ratio(experiment: Experiment) -> list[Column]:
@@ -142,7 +148,7 @@ def _memory(variants: Sequence[Variant]) -> list[Column]:
     if all(peak is None for peak in peaks):
         return []
     cells = tuple(NOTHING if peak is None else f"{peak.mean / 2**20:,.0f}" for peak in peaks)
-    return [Column("Peak memory (MiB)", cells, essential=False)]
+    return [Column("Peak memory (MiB)", cells, part=METRICS)]
 
 
 def _splits(variants: Sequence[Variant]) -> list[str]:

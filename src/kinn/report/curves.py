@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from kinn.report.fields import samples
 from kinn.report.records import Experiment, Measure, Variant
+from kinn.report.schema import Record
 from kinn.report.style import (
     FONT,
     WIDTH,
@@ -42,12 +43,17 @@ def _curves(experiment: Experiment, x: str, y: str) -> Curves:
     curves: Curves = {}
     for variant in experiment.variants:
         for record in variant.records:
-            values = np.asarray(record.curves.get(y) or [], dtype=float)
-            places = np.asarray(record.curves.get(x) or np.arange(1, values.size + 1), dtype=float)
-            shown = np.isfinite(values) & (values > 0)
-            if shown.any():
-                curves.setdefault(variant.name, []).append((places[shown], values[shown]))
+            if (points := _points(record, x, y)) is not None:
+                curves.setdefault(variant.name, []).append(points)
     return curves
+
+
+def _points(record: Record, x: str, y: str) -> Curve | None:
+    """What a logarithmic axis can show of a curve, or None."""
+    values = np.asarray(record.curves.get(y) or [], dtype=float)
+    places = np.asarray(record.curves.get(x) or np.arange(1, values.size + 1), dtype=float)
+    shown = np.isfinite(values) & (values > 0)
+    return (places[shown], values[shown]) if shown.any() else None
 
 
 def _losses(experiment: Experiment) -> Iterator[Picture]:
@@ -59,7 +65,7 @@ def _losses(experiment: Experiment) -> Iterator[Picture]:
     if not panels:
         return
     best = {
-        variant.name: [r.best_epoch for r in variant.records if r.curves.get("validation_loss")]
+        variant.name: [r.best_epoch for r in variant.records if _points(r, "epoch", "validation_loss") is not None]
         for variant in experiment.variants
     }
     many = any(len(runs) > 1 for curves in panels.values() for runs in curves.values())
@@ -88,7 +94,7 @@ def _losses(experiment: Experiment) -> Iterator[Picture]:
                 for name, runs in curves.items():
                     for (epochs, values), epoch in zip(runs, best[name]):
                         at = np.flatnonzero(epochs == epoch)
-                        axes.plot(epochs[at], values[at], "o", ms=4, color=styles[name].color)
+                        axes.plot(epochs[at], values[at], "o", ms=4, color=styles[name].color, clip_on=False)
             if i == count - 1:
                 label_ends(axes, _ends(curves), styles, width, HEIGHT - 0.75)
         return figure

@@ -14,7 +14,7 @@ from kinn._version import __version__
 from kinn.report.comparison import comparison_table
 from kinn.report.records import Experiment, Source, load_records
 from kinn.report.tables import to_html, to_latex, to_markdown
-from kinn.report.wording import METRIC_MEANINGS, flatten, join, metric_name, show_value
+from kinn.report.wording import METRIC_MEANINGS, NORMALIZED, flatten, join, metric_name, show_value
 
 if TYPE_CHECKING:
     from kinn.report.style import Picture
@@ -47,25 +47,24 @@ def write_report(source: Source, output: str | Path) -> Path:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     metrics = dict.fromkeys(name for e in experiments for name in (e.primary_metric, *e.other_metrics))
+    plain = dict.fromkeys(name.removesuffix(NORMALIZED) for name in metrics)
     sections, numbers = [], count(1)
     for experiment in experiments:
         table = comparison_table(experiment)
-        parts = [part for part in (table.main(), table.further()) if part is not None]
         figures = []
         for picture in _pictures(experiment):
             uris = {"light": picture.data_uri(LIGHT), "dark": picture.data_uri(DARK)}
             figures.append({"number": next(numbers), "caption": picture.caption, "alt": picture.alt, **uris})
         section = {"anchor": table.slug, "title": experiment.title, "what": _what(experiment), "notes": table.notes}
-        section |= {
-            "tables": [Markup(to_html(part)) for part in parts],
-            "figures": figures,
-            "settings": _settings(experiment),
-        }
+        section["trained_on"] = _trained_on(experiment)
+        section |= {"figures": figures, "settings": _settings(experiment), "table": Markup(to_html(table.main()))}
+        section["further"] = [(heading, Markup(to_html(part))) for heading, part in table.further().items()]
         sections.append({**section, "runs": _runs(experiment)})
     html = environment.get_template("report.html").render(
         lede=_lede(experiments),
         sections=sections,
-        metrics=[(metric_name(name), METRIC_MEANINGS[name]) for name in metrics if name in METRIC_MEANINGS],
+        metrics=[(metric_name(name), METRIC_MEANINGS[name]) for name in plain if name in METRIC_MEANINGS],
+        has_normalised=len(plain) < len(metrics) or any(name.endswith(NORMALIZED) for name in metrics),
         has_paper=any(record.paper for experiment in experiments for record in experiment.records),
         provenance=[(t, _distinct(experiments, w)) for t, w in (("Machine", "hardware"), ("Versions", "versions"))],
         kinn_version=__version__,
@@ -97,7 +96,7 @@ def export(source: Source, folder: str | Path) -> list[Path]:
     paths = []
     for experiment in load_records(source):
         table = comparison_table(experiment)
-        parts = [part for part in (table.main(), table.further()) if part is not None]
+        parts = [table.main(), *table.further().values()]
         files = {f"{table.slug}.md": to_markdown(table).encode()}
         files |= {f"{part.slug}.tex": to_latex(part).encode() for part in parts}
         files |= {f"{p.name}.{p.kind}": p.render(PAPER) for p in _pictures(experiment)}
@@ -140,6 +139,12 @@ def _what(experiment: Experiment) -> str:
     text += f" {'Seed' if len(seeds) == 1 else 'Seeds'} {join(list(map(str, seeds)))}"
     text += f", budget {experiment.budget}." if experiment.budget else "."
     return f"{text} The primary metric is {metric_name(experiment.primary_metric)} on test."
+
+
+def _trained_on(experiment: Experiment) -> str:
+    """The data in one line; the page holds all settings further down."""
+    shared = dict(_settings(experiment)).get("Data", [])
+    return f"Data: {', '.join(f'{key} {value}' for key, value in shared)}." if shared else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from kinn.report.schema import ROLES, Record, parse_record
+from kinn.report.wording import NORMALIZED
 
 Source: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]]"
 
@@ -88,9 +89,15 @@ class Experiment:
 
     @property
     def other_metrics(self) -> tuple[str, ...]:
-        """Names of the test metrics besides the primary one."""
+        """Names of the test metrics besides the primary one, without normalised ones that no normaliser changed."""
         names = dict.fromkeys(name for record in self.records for name in record.metrics["test"])
-        return tuple(name for name in names if name != self.primary_metric)
+        ordered = [self.primary_metric, *(name for name in names if name != self.primary_metric)]
+        return tuple(name for i, name in enumerate(ordered) if i and not self._repeats(name, ordered[:i]))
+
+    def _repeats(self, name: str, earlier: list[str]) -> bool:
+        twin = name.removesuffix(NORMALIZED) if name.endswith(NORMALIZED) else name + NORMALIZED
+        values = [(record.metrics["test"].get(name), record.metrics["test"].get(twin)) for record in self.records]
+        return twin in earlier and all(value == other for value, other in values)
 
     @property
     def slug(self) -> str:

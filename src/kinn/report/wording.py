@@ -8,22 +8,25 @@ from typing import Any
 
 METRIC_NAMES = {
     "relative_l2": "Relative L2",
-    "relative_l1": "Relative L1",
-    "relative_l1_median": "Relative L1, median",
-    "relative_l1_mean": "Relative L1, mean",
+    "relative_l1": "Relative L1 (%)",
+    "relative_l1_median": "Median relative L1 (%)",
+    "relative_l1_mean": "Mean relative L1 (%)",
     "rmse": "RMSE",
     "nrmse": "nRMSE",
     "max_error": "Max error",
 }
 
+NORMALIZED = "_normalized"
+"""Ending of the metrics that are measured in the units that the network sees."""
+
 METRIC_MEANINGS = {
     "relative_l2": "The Euclidean norm of the error divided by that of the truth, over all grid points of a sample "
     "(and all steps of a rollout), averaged over samples. 0 is perfect; predicting zero everywhere gives 1.",
-    "relative_l1": "The sum of the absolute error divided by the sum of the absolute truth, for each sample.",
-    "relative_l1_median": "The mean absolute error divided by the mean absolute truth, for each sample; of these the "
-    "median over samples, so that a few hard samples do not decide.",
-    "relative_l1_mean": "The mean absolute error divided by the mean absolute truth, for each sample, averaged over "
-    "samples.",
+    "relative_l1": "The mean absolute error divided by the mean absolute truth, for each sample, in percent.",
+    "relative_l1_median": "The mean absolute error divided by the mean absolute truth, for each sample, in percent; of "
+    "these the median over samples, so that a few hard samples do not decide.",
+    "relative_l1_mean": "The mean absolute error divided by the mean absolute truth, for each sample, in percent, "
+    "averaged over samples.",
     "rmse": "The root of the squared error averaged over space, then averaged over samples, channels and steps. It has "
     "the unit of the field.",
     "nrmse": "The root of the squared error averaged over space, divided by the same root of the truth, then averaged "
@@ -37,9 +40,12 @@ METRIC_MEANINGS = {
 def metric_name(key: str) -> str:
     """A metric's name for readers.
 
-    >>> metric_name("nrmse"), metric_name("h1_error")
-    ('nRMSE', 'h1 error')
+    >>> metric_name("nrmse"), metric_name("rmse_normalized"), metric_name("h1_error")
+    ('nRMSE', 'RMSE (normalised)', 'h1 error')
     """
+    if key.endswith(NORMALIZED):
+        name = metric_name(key.removesuffix(NORMALIZED))
+        return name.replace("(%)", "(normalised, %)") if "(%)" in name else f"{name} (normalised)"
     return METRIC_NAMES.get(key, key.replace("_", " "))
 
 

@@ -16,13 +16,11 @@ import functools
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Float
 
 __all__ = ["Downsample", "FilteredActivation", "Upsample", "kaiser_attenuation", "kaiser_beta"]
@@ -167,8 +165,11 @@ def _check_even(x: Tensor) -> None:
 
 def _resample(x: Tensor, kind: str, half_width: int, periodic: bool) -> Tensor:
     """Apply the matrix of `kind` along every grid axis."""
-    # Traced programs build their matrices themselves: a cache would hold on to the tracer's tensors.
-    matrix: Callable[..., Tensor] = _matrix if torch.compiler.is_compiling() else _cached_matrix
+    # Compiled programs see one operator, exported ones a constant: neither may leave a tracer's tensor in the cache.
+    if torch.compiler.is_dynamo_compiling():
+        matrix = _matrix_operator
+    else:
+        matrix = _matrix_tensor if torch.compiler.is_compiling() else _cached_matrix
     batch, *grid, channels = x.shape
     for axis, n in enumerate(grid):
         along = matrix(n, kind, half_width, periodic, x.dtype, x.device)
@@ -176,87 +177,105 @@ def _resample(x: Tensor, kind: str, half_width: int, periodic: bool) -> Tensor:
         # One product per batch element and leading position: both operands stay where they are.
         lines = x.reshape(batch * before, n, after * channels)
         x = torch.bmm(along.expand(batch * before, -1, -1), lines)
-        grid[axis] = along.shape[0]
+        grid[axis] = _resampled(n, kind)
     return x.view(batch, *grid, channels)
 
 
-def _matrix(
+def _matrix_tensor(
     n: int, kind: str, half_width: int, periodic: bool, dtype: torch.dtype, device: torch.device
-) -> Float[Tensor, "rows n"]:
-    """The filter along an axis of `n` points as a matrix: `(2 n, n)` up, `(n / 2, n)` down, `(n / 4, n)` down twice."""
-    if kind == "quarter":
-        first = _matrix(n, "down", half_width, periodic, torch.float64, device)
-        return (_matrix(n // 2, "down", half_width, periodic, torch.float64, device) @ first).to(dtype)
-    if kind == "up":
-        taps = _up_taps(half_width).to(device)
-        # The points left and right of a cell's centre see mirror images of one filter.
-        left = _band(taps, n, 1, 0, n + 2 * half_width)
-        right = _band(taps.flip(0), n, 1, 1, n + 2 * half_width)
-        extended = torch.stack((left, right), dim=1).reshape(2 * n, -1)
-        ghosts = half_width
-    else:
-        ghosts = 2 * half_width
-        extended = _band(_down_taps(half_width).to(device), n // 2, 2, 1, n + 2 * ghosts)
-    return (extended @ _extension(n, ghosts, periodic, device)).to(dtype)
+) -> Tensor:
+    return torch.from_numpy(_matrix(n, kind, half_width, periodic)).to(device, dtype)
 
 
 @functools.lru_cache(maxsize=512)
 def _cached_matrix(
     n: int, kind: str, half_width: int, periodic: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        return _matrix(n, kind, half_width, periodic, dtype, device)
+    with torch.inference_mode(False):
+        return _matrix_tensor(n, kind, half_width, periodic, dtype, device)
 
 
-def _kernel(t: Float[Tensor, "m"], half_width: int) -> tuple[Float[Tensor, "m"], Float[Tensor, "m"]]:
+@torch.library.custom_op(
+    "kinn::resample_matrix",
+    mutates_args=(),
+    schema="(SymInt n, str kind, int half_width, bool periodic, ScalarType dtype, Device device) -> Tensor",
+)
+def _matrix_operator(
+    n: int, kind: str, half_width: int, periodic: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return _cached_matrix(n, kind, half_width, periodic, dtype, device).clone()
+
+
+@_matrix_operator.register_fake
+def _(n: int, kind: str, half_width: int, periodic: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty((_resampled(n, kind), n), dtype=dtype, device=device)
+
+
+def _resampled(n: int, kind: str) -> int:
+    """Number of points after resampling `n`."""
+    return 2 * n if kind == "up" else n // (2 if kind == "down" else 4)
+
+
+def _matrix(n: int, kind: str, half_width: int, periodic: bool) -> np.ndarray:
+    """The filter along an axis of `n` points as a matrix: `(2 n, n)` up, `(n / 2, n)` down, `(n / 4, n)` twice down."""
+    if kind == "quarter":
+        return _matrix(n // 2, "down", half_width, periodic) @ _matrix(n, "down", half_width, periodic)
+    if kind == "up":
+        ghosts = half_width
+        taps = _up_taps(half_width)
+        # The points left and right of a cell's centre see mirror images of one filter.
+        extended = np.zeros((2 * n, n + 2 * ghosts))
+        for i in range(n):
+            extended[2 * i, i : i + taps.size] = taps
+            extended[2 * i + 1, i + 1 : i + 1 + taps.size] = taps[::-1]
+    else:
+        ghosts = 2 * half_width
+        taps = _down_taps(half_width)
+        extended = np.zeros((n // 2, n + 2 * ghosts))
+        for i in range(n // 2):
+            extended[i, 2 * i + 1 : 2 * i + 1 + taps.size] = taps
+    return extended @ _extension(n, ghosts, periodic)
+
+
+def _kernel(t: np.ndarray, half_width: int) -> tuple[np.ndarray, np.ndarray]:
     """Windowed sinc and its window at distances `t` in coarse spacings.
 
     The transition band is centred on the coarse Nyquist frequency and as wide as it: a quarter of the fine sampling
     frequency, so that the attenuation grows with the filter's length alone.
     """
     beta = kaiser_beta(kaiser_attenuation(4 * half_width, math.pi / 2))
-    window = torch.i0(beta * torch.sqrt(1 - (t / half_width) ** 2)) / torch.i0(t.new_tensor(beta))
-    return torch.sinc(t) * window, window
+    window = np.i0(beta * np.sqrt(1 - (t / half_width) ** 2)) / np.i0(beta)
+    return np.sinc(t) * window, window
 
 
-def _up_taps(half_width: int) -> Float[Tensor, "taps"]:
+def _up_taps(half_width: int) -> np.ndarray:
     """Weights of the coarse points `-p .. p - 1` at a quarter spacing left of point 0."""
-    t = torch.arange(-half_width, half_width, dtype=torch.float64) + 0.25
+    t = np.arange(-half_width, half_width) + 0.25
     weights, window = _kernel(t, half_width)
     # The least change, measured by the window, that makes constants and slopes exact.
-    moments = torch.stack((window.sum(), (window * t).sum(), (window * t * t).sum()))
-    lacking = 1 - weights.sum(), -(weights * t).sum()
-    determinant = moments[0] * moments[2] - moments[1] ** 2
-    constant = (lacking[0] * moments[2] - lacking[1] * moments[1]) / determinant
-    slope = (lacking[1] * moments[0] - lacking[0] * moments[1]) / determinant
-    return weights + window * (constant + slope * t)
+    powers = np.stack((np.ones_like(t), t))
+    lacking = np.array([1.0, 0.0]) - powers @ weights
+    return weights + window * (np.linalg.solve((powers * window) @ powers.T, lacking) @ powers)
 
 
-def _down_taps(half_width: int) -> Float[Tensor, "taps"]:
+def _down_taps(half_width: int) -> np.ndarray:
     """Weights of the `4 p` fine points around a coarse one."""
-    t = (torch.arange(-2 * half_width, 2 * half_width, dtype=torch.float64) + 0.5) / 2
+    t = (np.arange(-2 * half_width, 2 * half_width) + 0.5) / 2
     weights, _ = _kernel(t, half_width)
     return weights / weights.sum()
 
 
-def _band(taps: Tensor, rows: int, stride: int, start: int, columns: int) -> Float[Tensor, "rows columns"]:
-    """Matrix whose row `r` holds the taps from column `stride r + start` on."""
-    device = taps.device
-    offset = torch.arange(columns, device=device) - (stride * torch.arange(rows, device=device) + start).unsqueeze(1)
-    inside = (offset >= 0) & (offset < taps.shape[0])
-    return torch.where(inside, taps[offset.clamp(0, taps.shape[0] - 1)], 0.0)
-
-
-def _extension(n: int, ghosts: int, periodic: bool, device: torch.device) -> Float[Tensor, "extended n"]:
-    """Matrix that continues `n` values by `ghosts` more on either side."""
+def _extension(n: int, ghosts: int, periodic: bool) -> np.ndarray:
+    """Matrix `(n + 2 ghosts, n)` that continues `n` values on either side."""
+    inner = np.eye(n)
     if periodic:
-        return F.one_hot((torch.arange(n + 2 * ghosts, device=device) - ghosts) % n, n).double()
-    inner = torch.eye(n, dtype=torch.float64, device=device)
+        return inner[np.arange(-ghosts, n + ghosts) % n]
     if n == 1:
-        return inner.expand(1 + 2 * ghosts, 1)
-    # Odd reflection about the value (3 f[0] - f[1]) / 2 at the edge; beyond the other edge, the first slope goes on.
-    distance = torch.arange(ghosts, 0, -1, device=device)
-    reflected = 3 * inner[0] - inner[1] - inner[(distance - 1).clamp(max=n - 1)]
-    straight = inner[0] + distance.unsqueeze(1) * (inner[0] - inner[1])
-    left = torch.where((distance <= n).unsqueeze(1), reflected, straight)
-    return torch.cat((left, inner, left.flip(0, 1)))
+        return np.ones((1 + 2 * ghosts, 1))
+    # Odd reflection about the value (3 f[0] - f[1]) / 2 at the edge; where the grid ends, the first slope goes on.
+    left = [
+        3 * inner[0] - inner[1] - inner[i] if i < n else inner[0] + (i + 1) * (inner[0] - inner[1])
+        for i in reversed(range(ghosts))
+    ]
+    left = np.stack(left)
+    return np.concatenate((left, inner, left[::-1, ::-1]))

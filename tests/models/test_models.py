@@ -1,0 +1,216 @@
+"""One test over all models: shapes, gradients, counts, save and load, resolutions, compile, export."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kinn.models import FKNO, FNO, UKNO, UKNO_DEEP, UKNO_SHALLOW, build, model_names
+
+
+@dataclass
+class Case:
+    """A model at a size that is quick to run, and the grids that it takes."""
+
+    model: type[nn.Module]
+    arguments: dict[str, Any]
+    grids: tuple[tuple[int, int], ...]
+    wrong: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, in_channels: int = 2, out_channels: int = 3) -> nn.Module:
+        torch.manual_seed(0)
+        return self.model(in_channels, out_channels, **self.arguments)
+
+
+FOURIER = {"width": 6, "n_modes": (4, 3), "n_layers": 2}
+ANY = ((9, 11), (8, 12), (5, 4), (16, 16))
+EIGHTHS = ((8, 8), (8, 24), (16, 16))
+CASES = {
+    "FNO": Case(FNO, FOURIER, ANY),
+    "FKNO": Case(FKNO, {**FOURIER, "d_state": 3}, ANY),
+    "FKNO periodic": Case(
+        FKNO, {**FOURIER, "d_state": 3, "routes": 2, "lines": "separate", "boundary": "periodic"}, ANY
+    ),
+    "FKNO parallel": Case(FKNO, {**FOURIER, "order": 3, "routes": 1, "wiring": "parallel", "injection": "euler"}, ANY),
+    "UKNO": Case(
+        UKNO, {"width": 4, "levels": 2, "routes": 2, "skip_blocks": 1, "neck_blocks": 1, "d_state": 2}, EIGHTHS
+    ),
+    "UKNO deep": Case(
+        UKNO, {"width": 4, **UKNO_DEEP, "levels": 2, "order": 1, "skip_blocks": 1, "neck_blocks": 1}, EIGHTHS
+    ),
+    "UKNO periodic": Case(
+        UKNO,
+        {"width": 4, "levels": 1, "neck_blocks": 1, "lines": "separate", "boundary": "periodic"},
+        ((4, 4), (12, 8), (16, 16)),
+    ),
+    "UKNO backbone": Case(UKNO, {"width": 4, "order": 0, "skip_blocks": 1, "neck_blocks": 0}, EIGHTHS),
+}
+KIRCHHOFF = [name for name, case in CASES.items() if case.arguments.get("order") != 0 and name != "FNO"]
+over_cases = pytest.mark.parametrize("name", list(CASES))
+
+
+def smooth_input(n: int, channels: int = 2) -> Tensor:
+    """A periodic field, sampled at n x n cell centres."""
+    x = 2 * torch.pi * (torch.arange(n) + 0.5) / n
+    fields = [torch.sin((c + 1) * x[:, None] + 0.5) * torch.cos(x + c) for c in range(channels)]
+    return torch.stack(fields).unsqueeze(0)
+
+
+@over_cases
+@pytest.mark.parametrize(("in_channels", "out_channels"), [(1, 1), (2, 3)])
+def test_shapes(name: str, in_channels: int, out_channels: int) -> None:
+    case = CASES[name]
+    model = case.build(in_channels, out_channels).eval()
+    for grid in case.grids:
+        for batch in (1, 2):
+            y = model(torch.randn(batch, in_channels, *grid))
+            assert y.shape == (batch, out_channels, *grid)
+            assert y.isfinite().all()
+
+
+@over_cases
+def test_every_parameter_has_a_gradient(name: str) -> None:
+    # In eval mode: batch statistics would take out every bias before a norm.
+    model = CASES[name].build().double().eval()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("dt_proj.bias"):
+            nn.init.uniform_(parameter, -1, 1)  # steps of order one, so that nothing is small for its couplings alone
+    model(torch.randn(2, 2, 16, 16, dtype=torch.float64)).square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, parameter_name
+            assert parameter.grad.isfinite().all(), parameter_name
+            assert parameter.grad.abs().max() > 1e-12, parameter_name
+
+
+@over_cases
+def test_frozen_parameters_are_the_unused_norms_alone(name: str) -> None:
+    frozen = [n for n, p in CASES[name].build().named_parameters() if not p.requires_grad]
+    assert all(n.startswith("trunk.norms.") for n in frozen)
+
+
+@over_cases
+def test_rebuilt_from_its_arguments_and_state(name: str) -> None:
+    model = CASES[name].build()
+    model(torch.randn(2, 2, 16, 16))  # moves the batch norms' running statistics
+    arguments = json.loads(json.dumps(model.arguments))
+    assert arguments == model.arguments
+    copy = build(type(model).__name__, arguments)
+    copy.load_state_dict(model.state_dict())
+    x = torch.randn(1, 2, 8, 8)
+    assert torch.equal(model.eval()(x), copy.eval()(x))
+
+
+@over_cases
+def test_same_seed_same_model(name: str) -> None:
+    one, two = CASES[name].build(), CASES[name].build()
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters()))
+
+
+@over_cases
+def test_batch_elements_are_independent(name: str) -> None:
+    model = CASES[name].build().double().eval()
+    x = torch.randn(3, 2, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["FNO", "FKNO periodic", "UKNO periodic"])
+def test_refined_grid_gives_a_nearby_answer(name: str) -> None:
+    """The same operator at two resolutions: closer to each other than to zero, and closer on finer grids."""
+    model = CASES[name].build().eval()
+    with torch.no_grad():
+        coarse, fine, finest = (
+            model(smooth_input(n), **({} if name == "FNO" else {"dt_scale": 32 / n})) for n in (32, 64, 128)
+        )
+
+    def distance(fine: Tensor, coarse: Tensor) -> float:
+        means = nn.functional.avg_pool2d(fine, 2)
+        return ((means - coarse).norm() / coarse.norm()).item()
+
+    assert distance(fine, coarse) < 0.25
+    assert distance(finest, fine) < distance(fine, coarse)
+
+
+@pytest.mark.parametrize("name", KIRCHHOFF)
+def test_dt_scale_reaches_the_cells(name: str) -> None:
+    model = CASES[name].build().double().eval()
+    x = torch.randn(1, 2, 16, 16, dtype=torch.float64)
+    reference = model(x)
+    assert torch.equal(model(x, dt_scale=1.0), reference)
+    assert (model(x, dt_scale=0.5) - reference).abs().max() > 1e-9
+    with pytest.raises(ValueError, match="dt_scale must be positive, got 0"):
+        model(x, dt_scale=0)
+
+
+@over_cases
+def test_compiles_into_one_graph(name: str) -> None:
+    torch._dynamo.reset()
+    model = CASES[name].build().eval()
+    x = torch.randn(2, 2, 8, 8)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+@over_cases
+def test_exports_with_any_batch_size(name: str) -> None:
+    model = CASES[name].build().eval()
+    program = torch.export.export(
+        model, (torch.randn(2, 2, 8, 8),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+    )
+    x = torch.randn(3, 2, 8, 8)
+    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+@over_cases
+def test_half_precision(name: str) -> None:
+    model = CASES[name].build().eval()
+    x = torch.randn(1, 2, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = model(x)
+    torch.testing.assert_close(y.float(), model(x), rtol=0.1, atol=0.1)
+
+
+@over_cases
+def test_wrong_inputs(name: str) -> None:
+    model = CASES[name].build()
+    for shape in ((2, 2, 8), (2, 5, 8, 8), (2, 2, 8, 8, 8)):
+        with pytest.raises(ValueError, match=r"expected fields of shape \(batch, 2, height, width\), got "):
+            model(torch.zeros(shape))
+
+
+@over_cases
+def test_repr_names_the_model(name: str) -> None:
+    assert repr(CASES[name].build()).startswith(f"{CASES[name].model.__name__}(")
+
+
+def test_every_registered_model_is_tested() -> None:
+    assert {case.model.__name__ for case in CASES.values()} == set(model_names())
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (lambda: FNO(10, 1), 465_717),
+        (lambda: FKNO(10, 1, routes=1), 476_698),
+        (lambda: FKNO(10, 1, routes=2), 481_018),
+        (lambda: FKNO(10, 1, routes=4), 489_658),
+        (lambda: UKNO(1, 1, order=0, **UKNO_DEEP), 1_278_497),
+        (lambda: UKNO(1, 1, order=1, **UKNO_DEEP), 2_596_134),
+        (lambda: UKNO(1, 1, order=2, **UKNO_DEEP), 2_834_726),
+        (lambda: UKNO(1, 1, order=3, **UKNO_DEEP), 3_073_318),
+        (lambda: UKNO(1, 1, order=4, **UKNO_DEEP), 3_311_910),
+        (lambda: UKNO(1, 1, order=0, **UKNO_SHALLOW), 629_921),
+        (lambda: UKNO(1, 1, order=1, **UKNO_SHALLOW), 2_595_238),
+        (lambda: UKNO(1, 1, order=2, **UKNO_SHALLOW), 2_834_854),
+        (lambda: UKNO(1, 1, order=3, **UKNO_SHALLOW), 3_074_470),
+        (lambda: UKNO(1, 1, order=4, **UKNO_SHALLOW), 3_314_086),
+    ],
+)
+def test_published_parameter_counts(model: Any, expected: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in model().parameters()) == expected

@@ -29,10 +29,13 @@ _MAX_BLOCKS = 64  # of sequences: bounds the partial sums of the gradient of a
 _SERIAL_WORK = 1 << 17  # b m d n below which a second thread costs more than it brings
 
 
-@torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     """Why the compiled kernels cannot run here, or None if they can."""
     return _load()[1]
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import torch._dynamo, a second at every start.
+unavailable._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @functools.cache

@@ -124,6 +124,8 @@ def test_spectral_convergence_in_space() -> None:
 def test_mean_vorticity_stays_zero() -> None:
     w = solve_navier_stokes(initial(), 5, viscosity=1e-3)
     assert w.mean((-2, -1)).abs().max() < 1e-14 * w.abs().max()
+    rounded = solve_navier_stokes(initial() + 1e-5, 1, viscosity=1e-3)  # a mean as small as rounding's is removed
+    assert rounded.mean((-2, -1)).abs().max() < 1e-14
 
 
 def test_inviscid_truncated_flow_conserves_energy_and_enstrophy() -> None:
@@ -174,12 +176,11 @@ def test_chosen_steps_are_accurate(viscosity: float) -> None:
 
 
 def test_interval_in_which_the_flow_speeds_up_is_repeated() -> None:
-    """From rest, pushed hard: the speed at the start says nothing about the end."""
-    f = 300 * default_forcing(N)
-    nu = 1e-3
-    w = solve_navier_stokes(torch.zeros(1, N, N, dtype=torch.float64), 1, viscosity=nu, forcing=f)
-    decay = nu * 8 * math.pi**2
-    assert error(w[0, 0], f * (1 - math.exp(-decay)) / decay) < 1e-9
+    """Almost at rest, pushed hard: the speed at the start asks for one step, the one at the end for dozens."""
+    w0, f = 1e-3 * initial(1), 10 * initial(1, max_mode=4)[0]
+    options = {"viscosity": 5e-3, "forcing": f}
+    w = solve_navier_stokes(w0, 1, **options)
+    assert error(w, solve_navier_stokes(w0, 1, steps_per_frame=2000, **options)) < 1e-3
 
 
 def test_odd_grids_and_frames_one_by_one() -> None:

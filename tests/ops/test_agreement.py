@@ -160,7 +160,7 @@ def test_step_by_step_equals_at_once(make):
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_slow_decay_keeps_its_gradient(make, assert_close, differentiate, n):
-    """Decay so slow that the injection's derivative with respect to it cancels if its terms are summed as they stand."""
+    """Decay so slow that the terms of the injection's derivative with respect to it all but cancel."""
     arguments = make(2, (300,), 5, n)
     for rate in (0.0, 1e-9, 1e-6, 1e-3):
         arguments["a"] = torch.full_like(arguments["a"], rate)

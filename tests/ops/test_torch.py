@@ -1,0 +1,88 @@
+"""The scan as one operator of torch: opcheck, compile, export, and the refusal of second derivatives."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from kinn.ops import grid_scan, selective_scan
+
+
+class Scan(torch.nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.rand(3, 2) + 0.5)
+        self.D = torch.nn.Parameter(torch.ones(3))
+        self.options = options
+
+    def forward(self, x, B):
+        return grid_scan(x, torch.nn.functional.softplus(x), self.a, B, B, self.D, **self.options)
+
+
+def inputs(batch=2):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 5, 4, 3, generator=generator), torch.randn(batch, 5, 4, 2, generator=generator)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("zoh", [True, False])
+def test_opcheck(make, skip, zoh):
+    arguments = {k: v.requires_grad_() for k, v in make(2, (12,), 3, 2).items()}
+    D = arguments["D"] if skip else None
+    start = torch.rand(6, 3, 2, dtype=torch.float64, requires_grad=True) if skip else None
+    x, dt, a, B, C = (arguments[k] for k in ("x", "dt", "a", "B", "C"))
+    torch.library.opcheck(torch.ops.kinn.selective_scan, (x, dt, a, B, C, D, start, 3, 4, 1, not skip, True, zoh, True))
+
+
+def test_opcheck_backward(make):
+    x, dt, a, B, C, D = make(2, (12,), 3, 2).values()
+    _, _, kept = torch.ops.kinn.selective_scan(x, dt, a, B, C, D, None, 1, 12, 1, True, False, True, True)
+    torch.library.opcheck(
+        torch.ops.kinn.selective_scan_backward,
+        (x, None, x, dt, a, B, C, D, kept, 1, 12, 1, True, False, True),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"axis": 0, "lines": "separate", "boundary": "periodic"}])
+def test_compile(options):
+    x, B = inputs()
+    model = Scan(**options)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, B), model(x, B))
+    expected = torch.autograd.grad(model(x, B).sum(), list(model.parameters()))
+    torch.testing.assert_close(torch.autograd.grad(compiled(x, B).sum(), list(model.parameters())), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"axis": 0, "lines": "separate", "boundary": "periodic"}])
+def test_export_with_dynamic_batch(options):
+    model = Scan(**options).eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, inputs(), dynamic_shapes={"x": {0: batch}, "B": {0: batch}})
+    operators = [str(node.target) for node in program.graph.nodes if "kinn" in str(node.target)]
+    assert operators == ["kinn.selective_scan.default"] * (2 if options else 1)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    for size in (1, 2, 7):
+        x, B = inputs(size)
+        torch.testing.assert_close(torch.export.load(file).module()(x, B), model(x, B))
+        file.seek(0)
+
+
+def test_second_derivative_names_the_way_out(make):
+    arguments = {k: v.requires_grad_() for k, v in make(1, (4,), 2, 2).items()}
+    y = selective_scan(**arguments, backend="cpu")
+    (gradient,) = torch.autograd.grad(y.square().sum(), arguments["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match='use backend="reference" for second derivatives'):
+        torch.autograd.grad(gradient.sum(), arguments["x"])
+
+
+def test_states_are_kept_only_for_a_gradient(make):
+    x, dt, a, B, C, D = make(2, (40,), 3, 2).values()
+    path = (1, 40, 1, True, False, True)
+    assert torch.ops.kinn.selective_scan(x, dt, a, B, C, D, None, *path, False)[2].numel() == 0
+    kept = torch.ops.kinn.selective_scan(x, dt, a, B, C, D, None, *path, True)[2]
+    assert 0 < kept.numel() < x.numel() * a.shape[1] / 8

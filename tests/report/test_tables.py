@@ -51,10 +51,10 @@ def test_verdict_turns_when_the_baseline_wins(records):
 
 def test_reference_is_the_hardest_baseline_and_no_loser_is_left_out(records):
     baseline, ours = records[:2]
-    harder = with_error(baseline, 0.02, variant="FNO")
+    harder = with_error(baseline, 0.02, variant="V-Net")
     loser = with_error(ours, 0.025, variant="UKNO K=1")
     table = table_of([baseline, harder, ours, loser])
-    assert column(table, "vs FNO").cells == ("1.00×", "1.56×", "1.25×", "0.94×")
+    assert column(table, "vs V-Net").cells == ("1.56×", "1.00×", "1.25×", "0.94×")
     assert "Worse than that baseline: UKNO K=1" in table.notes[0]
 
 

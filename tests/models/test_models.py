@@ -45,10 +45,18 @@ CASES = {
     ),
     "UKNO periodic": Case(
         UKNO,
-        {"width": 4, "levels": 1, "neck_blocks": 1, "lines": "separate", "boundary": "periodic"},
+        {
+            "width": 4,
+            "levels": 1,
+            "skip_blocks": 1,
+            "neck_blocks": 0,
+            "routes": 2,
+            "lines": "separate",
+            "boundary": "periodic",
+        },
         ((4, 4), (12, 8), (16, 16)),
     ),
-    "UKNO backbone": Case(UKNO, {"width": 4, "order": 0, "skip_blocks": 1, "neck_blocks": 0}, EIGHTHS),
+    "UKNO backbone": Case(UKNO, {"width": 4, "order": 0, "levels": 1, "neck_blocks": 1}, EIGHTHS),
 }
 KIRCHHOFF = [name for name, case in CASES.items() if case.arguments.get("order") != 0 and name != "FNO"]
 over_cases = pytest.mark.parametrize("name", list(CASES))

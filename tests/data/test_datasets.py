@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -175,6 +176,14 @@ class TestReading:
         assert [len(batch) for batch in batches] == [5, 5, 5, 1]
         assert torch.equal(batches[0][0], first)
         assert torch.equal(torch.cat(batches), data.inputs.read(range(16)))
+
+    def test_another_process_opens_the_file_itself(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = from_arrays((file, "source"), (file, "source"))
+        store = data.inputs.store
+        mine = store._array()
+        assert store._array() is mine
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        assert store._array() is not mine
 
     def test_pickle_reopens_the_file(self, file: Path) -> None:
         data = from_arrays((file, "source"), file.with_suffix(".npy"))

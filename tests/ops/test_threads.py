@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -70,7 +71,9 @@ def test_a_forked_child_scans(make, threads):
     if child == 0:
         status = 1
         try:
-            status = 0 if torch.equal(grid_scan(**arguments, backend="cpu"), expected) else 2
+            signal.alarm(30)
+            # NumPy compares: torch's own parallel loops are what does not survive a fork.
+            status = 0 if (grid_scan(**arguments, backend="cpu").numpy() == expected.numpy()).all() else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

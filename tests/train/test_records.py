@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from kinn.train.atomic import atomic_file
+from kinn.files import atomic_file
 from kinn.train.records import hardware, peak_memory, plain, reset_peak_memory, versions, write_record
 
 

@@ -110,7 +110,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, small_fno, mo
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kinn.train.atomic.os.fsync", full)
+    monkeypatch.setattr("kinn.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(saved, small_fno(seed=1))
     assert saved.read_bytes() == before

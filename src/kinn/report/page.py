@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinn._version import __version__
+from kinn.files import write_bytes, write_text
 from kinn.report.comparison import comparison_table
 from kinn.report.records import Experiment, Source, load_records
 from kinn.report.tables import to_html, to_latex, to_markdown
@@ -71,7 +70,7 @@ def write_report(source: Source, output: str | Path) -> Path:
     )
     path = Path(output)
     path = path / "report.html" if path.is_dir() else path
-    _write(path, html.encode())
+    write_text(path, html)
     return path
 
 
@@ -101,7 +100,7 @@ def export(source: Source, folder: str | Path) -> list[Path]:
         files |= {f"{part.slug}.tex": to_latex(part).encode() for part in parts}
         files |= {f"{p.name}.{p.kind}": p.render(PAPER) for p in _pictures(experiment)}
         for name, content in files.items():
-            _write(folder / name, content)
+            write_bytes(folder / name, content)
             paths.append(folder / name)
     return paths
 
@@ -179,19 +178,3 @@ def _distinct(experiments: list[Experiment], what: str) -> list[list[tuple[str, 
     found = (getattr(record, what) for experiment in experiments for record in experiment.records)
     unique = {json.dumps(item, sort_keys=True, default=str): item for item in found if item}
     return [[(key.replace("_", " "), show_value(value)) for key, value in item.items()] for item in unique.values()]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

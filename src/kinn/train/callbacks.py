@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import Sampler
 
-from kinn.train.atomic import atomic_file, write_text
+from kinn.files import atomic_file, write_text
 from kinn.train.progress import ProgressBar
 
 

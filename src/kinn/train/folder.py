@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from kinn.train.atomic import write_text
+from kinn.files import write_text
 from kinn.train.records import plain
 
 _FREE = {"device", "workers", "log_every", "checkpoint_every"}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from kinn._version import __version__
-from kinn.train.atomic import write_text
+from kinn.files import write_text
 
 SCHEMA = 1
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from kinn._version import __version__
 from kinn.data import Identity, normalizer_from_state
+from kinn.files import atomic_file
 from kinn.models import build, model_names
-from kinn.train.atomic import atomic_file
 from kinn.train.prediction import Normalizer, Rollout, TrainedModel
 from kinn.train.settings import chosen_device
 

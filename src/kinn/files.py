@@ -54,5 +54,10 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file (UTF-8) in one piece, see `atomic_file`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file in one piece, see `atomic_file`."""
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write(content)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -165,10 +166,11 @@ def generate_navier_stokes(
         ]
         w0, frames = torch.cat(draws).to(device), []
         solution = navier_stokes_frames(w0, n_frames, viscosity=viscosity, frame_interval=frame_interval)
-        for done, w in enumerate(solution, start=1):
-            frames.append(w[:, ::every, ::every].to("cpu", torch.float32, copy=True))
-            if done < n_frames:
-                tick(done * len(rows))
+        with _threads_for(solver_resolution):
+            for done, w in enumerate(solution, start=1):
+                frames.append(w[:, ::every, ::every].to("cpu", torch.float32, copy=True))
+                if done < n_frames:
+                    tick(done * len(rows))
         return {"trajectory": torch.stack(frames, dim=1)[:, :, None]}
 
     plan = FilePlan(
@@ -208,6 +210,17 @@ def sample_generator(seed: int, index: int, *stream: int) -> torch.Generator:
     """
     state = np.random.SeedSequence((seed, index, *stream)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+@contextmanager
+def _threads_for(resolution: int) -> Iterator[None]:
+    """One thread for small transforms: more gain nothing on an idle machine and wait for each other on a busy one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if resolution <= 128 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_counts(samples: int, seed: int) -> None:

@@ -127,10 +127,18 @@ def _fill_rows(rows, p, line, steps, start, count):
 
 
 @_compiled
+def _scratch(size, like):
+    """Uninitialised memory that begins on a cache line, so that no vector straddles two."""
+    room = np.empty(size + 64 // like.itemsize, like.dtype)
+    start = (-room.ctypes.data % 64) // like.itemsize
+    return room[start : start + size]
+
+
+@_compiled
 def _rates(a, p, first, last, like):
     """For tiles `first .. last`: `a`, `1/a`, `-a log2(e)` as `[tile, n, lane]`, and the smallest `a`."""
     size = (last - first) * p.n * LANES
-    rate, inverse, log2_rate = np.empty(size, like.dtype), np.empty(size, like.dtype), np.empty(size, like.dtype)
+    rate, inverse, log2_rate = _scratch(size, like), _scratch(size, like), _scratch(size, like)
     least = 0.0
     i = 0
     for tile in range(first, last):
@@ -178,7 +186,7 @@ def forward(p, at, out, begin, end, least):
         block, group = item // p.groups, item % p.groups
         first, last = tiles * group // p.groups, tiles * (group + 1) // p.groups
         _, inverse, log2_rate, least_a = _rates(a, p, first, last, least)
-        h = np.empty_like(inverse)
+        h = _scratch(inverse.size, least)
         least_dt = zero
         for sequence in range(sequences * block // p.blocks, sequences * (block + 1) // p.blocks):
             b = sequence // lines
@@ -249,16 +257,17 @@ def backward(p, at, out, begin, end, like):
     rows = np.empty(p.chunk, np.int64)
     # Padded to whole groups of LANES vectors, which are summed over lanes together.
     size = (p.chunk * p.n + LANES - 1) // LANES * LANES * LANES
-    F, K, J = np.empty(size, like.dtype), np.empty(size, like.dtype), np.empty(size, like.dtype)
-    lane_dB, lane_dC = np.zeros(size, like.dtype), np.zeros(size, like.dtype)
+    F, K, J = _scratch(size, like), _scratch(size, like), _scratch(size, like)
+    lane_dB, lane_dC = _scratch(size, like), _scratch(size, like)
     sum_dB, sum_dC = np.empty(size // LANES, like.dtype), np.empty(size // LANES, like.dtype)
-    h = np.empty(p.n * LANES, like.dtype)
+    h = _scratch(p.n * LANES, like)
     zero = splat(like, 0)
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
         first, last = tiles * group // p.groups, tiles * (group + 1) // p.groups
         rate, inverse, log2_rate, _ = _rates(a, p, first, last, like)
-        adjoint, sum_da = np.empty_like(rate), np.zeros_like(rate)
+        adjoint, sum_da = _scratch(rate.size, like), _scratch(rate.size, like)
+        sum_da[:] = 0
         sum_dD = np.zeros((last - first) * LANES, like.dtype)
         for sequence in range(sequences * block // p.blocks, sequences * (block + 1) // p.blocks):
             b = sequence // lines

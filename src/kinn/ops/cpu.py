@@ -199,8 +199,8 @@ torch.library.register_autograd("kinn::selective_scan_backward", _refuse_second_
 
 
 def _chunk(n: int) -> int:
-    """Steps between kept states: short enough that a chunk's scratch stays in the first cache."""
-    return 16
+    """Steps between kept states: memory for states against scratch that stays in the nearer caches."""
+    return max(16, min(64, 512 // max(n, 1)))
 
 
 def _plan(kernels, x: Tensor, a: Tensor, path: Path, zoh: bool):

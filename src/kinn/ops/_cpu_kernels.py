@@ -242,8 +242,8 @@ def forward(p, at, out, begin, end, least):
 def backward(p, at, out, begin, end, like):
     """Gradients of items `begin .. end`; `like` is any array of the element type.
 
-    With `h' = h + F K`, `K = u - a h`, `u = B x`, `F = (1 - exp(-dt a)) / a`: the first pass over a chunk recomputes
-    the states and keeps `F`, `K` and `J = dh'/da`, the second runs back through them.
+    With `h' = h - E v`, `E = expm1(-dt a)`, `v = B x / a - h`: the first pass over a chunk recomputes the states and
+    keeps `E`, `K = dh'/d(dt) exp(dt a) = a v` and `J = a dh'/da`, the second runs back through them.
     """
     x, dt = pointer(at.x.address, like), pointer(at.dt.address, like)
     B, C, dy = pointer(at.B.address, like), pointer(at.C.address, like), pointer(out.dy.address, like)
@@ -257,7 +257,7 @@ def backward(p, at, out, begin, end, like):
     rows = np.empty(p.chunk, np.int64)
     # Padded to whole groups of LANES vectors, which are summed over lanes together.
     size = (p.chunk * p.n + LANES - 1) // LANES * LANES * LANES
-    F, K, J = _scratch(size, like), _scratch(size, like), _scratch(size, like)
+    E, K, J = _scratch(size, like), _scratch(size, like), _scratch(size, like)
     lane_dB, lane_dC = _scratch(size, like), _scratch(size, like)
     sum_dB, sum_dC = np.empty(size // LANES, like.dtype), np.empty(size // LANES, like.dtype)
     h = _scratch(p.n * LANES, like)
@@ -293,22 +293,20 @@ def backward(p, at, out, begin, end, like):
                         B_row = b * at.B.batch + rows[i] * at.B.row
                         for n in range(p.n):
                             q, r = own + n * LANES, (i * p.n + n) * LANES
-                            hn, an, inverse_an = load(h, n * LANES), load(rate, q), load(inverse, q)
+                            hn = load(h, n * LANES)
                             u = splat(like, B[B_row + n]) * drive
                             e, slope = expm1_and_slope(step * load(log2_rate, q))
-                            f = zero - e * inverse_an
-                            store(F, r, f)
+                            store(E, r, e)
                             if p.zoh:
-                                k = u - an * hn
-                                # dF/da = (e + z exp(-z)) / a^2
-                                g = slope * inverse_an
-                                store(J, r, k * inverse_an * g - f * hn)
-                                hn = hn + f * k
+                                v = u * load(inverse, q) - hn
+                                store(J, r, v * slope + e * hn)
+                                store(K, r, load(rate, q) * v)
+                                hn = hn - e * v
                             else:
-                                k = an * hn
-                                store(J, r, zero - (step + step * e) * hn)
+                                decay = load(rate, q) * hn
+                                store(J, r, zero - step * (decay + e * decay))
+                                store(K, r, zero - decay)
                                 hn = hn + e * hn + step * u
-                            store(K, r, k)
                             store(h, n * LANES, hn)
                             store(lane_dC, r, load(lane_dC, r) + given * hn)
                     skip = load_first(D, d, width) if at.D != 0 else zero
@@ -320,22 +318,20 @@ def backward(p, at, out, begin, end, like):
                         to_drive, to_step = zero, zero
                         for n in range(p.n):
                             q, r = own + n * LANES, (i * p.n + n) * LANES
+                            Bn = splat(like, B[B_row + n])
                             above = load(adjoint, q) + splat(like, C[C_row + n]) * given
                             store(sum_da, q, load(sum_da, q) + above * load(J, r))
-                            injected = above * load(F, r)
-                            below = above - load(rate, q) * injected
+                            lost = above * load(E, r)
+                            below = above + lost
                             store(adjoint, q, below)
+                            to_step = to_step + below * load(K, r)
                             if p.zoh:
-                                to_step = to_step + below * load(K, r)
-                                to_drive = to_drive + injected * splat(like, B[B_row + n])
-                                store(lane_dB, r, load(lane_dB, r) + injected * drive)
+                                injected = zero - lost * load(inverse, q)
                             else:
-                                to_step = to_step - below * load(K, r)
-                                to_drive = to_drive + above * splat(like, B[B_row + n])
-                                store(lane_dB, r, load(lane_dB, r) + above * (step * drive))
-                        if not p.zoh:
-                            to_step = to_step + to_drive * drive
-                            to_drive = to_drive * step
+                                injected = above * step
+                                to_step = to_step + above * (Bn * drive)
+                            to_drive = to_drive + injected * Bn
+                            store(lane_dB, r, load(lane_dB, r) + injected * drive)
                         if at.D != 0:
                             to_drive = to_drive + skip * given
                             j = (tile - first) * LANES
@@ -356,6 +352,7 @@ def backward(p, at, out, begin, end, like):
             d = tile * LANES
             width = min(LANES, p.d - d)
             for n in range(p.n):
-                store_first(da, (block * p.n + n) * p.d + d, width, load(sum_da, ((tile - first) * p.n + n) * LANES))
+                q = ((tile - first) * p.n + n) * LANES
+                store_first(da, (block * p.n + n) * p.d + d, width, load(sum_da, q) * load(inverse, q))
             if at.D != 0:
                 store_first(dD, block * p.d + d, width, load(sum_dD, (tile - first) * LANES))

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-import numpy as np
+import ctypes
+import sys
+
 import pytest
 import torch
+
+M_PERTURB = -6  # of glibc's mallopt
 
 
 @pytest.fixture
 def poisoned_memory(monkeypatch):
-    """Memory that nobody has written to holds NaN, so that reading it shows."""
+    """Memory that nobody has written to holds NaN in tensors, huge numbers elsewhere, so that reading it shows."""
 
     def poison(function):
         def poisoned(*args, **kwargs):
@@ -16,14 +20,14 @@ def poisoned_memory(monkeypatch):
 
         return poisoned
 
-    def poisoned_array(*args, **kwargs):
-        array = numpy_empty(*args, **kwargs)
-        if np.issubdtype(array.dtype, np.floating):
-            array.fill(np.nan)
-        return array
-
-    numpy_empty = np.empty
     monkeypatch.setattr(torch, "empty", poison(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
-    monkeypatch.setattr(np, "empty", poisoned_array)
+    # The kernels' scratch comes from malloc. Patching np.empty instead would break their compilation.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        yield
+        return
+    mallopt(M_PERTURB, 0x01)  # fresh memory is filled with the complement: 0xfe..., -1.7e38 or -5e303
+    yield
+    mallopt(M_PERTURB, 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import signal
@@ -10,6 +11,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from kinn.data import Standard, split
+from kinn.models import build
 from kinn.train import (
     OperatorTask,
     OptimizerSettings,
@@ -240,3 +242,54 @@ def test_progress_shows_the_whole_training(parts, small_fno, tmp_path, capfd):
     fit(task, parts["train"], parts["validation"], settings, tmp_path / "run", title="FNO")
     assert "FNO: 4/4 steps" in capfd.readouterr().err
     assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".part")]
+
+
+def batch_norm_statistics(model):
+    return torch.cat([m.running_mean for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)])
+
+
+@pytest.fixture
+def run_ukno(parts, tmp_path):
+    def run(folder, **settings):
+        torch.manual_seed(0)
+        model = build("UKNO", {"in_channels": 1, "out_channels": 1, "order": 0, "width": 4, "levels": 1})
+        task = OperatorTask(model, optimizer=OptimizerSettings(lr=3e-3))
+        settings = TrainSettings(**{"epochs": 2, "batch_size": 8, "device": "cpu", **settings})
+        return fit(task, parts["train"], parts["validation"], settings, tmp_path / folder, progress=False), model
+
+    return run
+
+
+def test_batch_norms_hold_the_statistics_of_the_final_weights(run_ukno, parts):
+    """Also with readers in other processes and in half precision."""
+    result, model = run_ukno("fresh")
+    assert result.best_epoch == 2
+    kept = batch_norm_statistics(model)
+    by_hand = copy.deepcopy(model).train()
+    for module in by_hand.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1)).tolist()  # of the second epoch
+    with torch.no_grad():
+        for batch in (order[:8], order[8:]):
+            by_hand(torch.stack([parts["train"][i][0] for i in batch]))
+    torch.testing.assert_close(kept, batch_norm_statistics(by_hand), rtol=1e-5, atol=1e-6)
+    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+    other = run_ukno("workers", workers=2)[1]
+    assert torch.equal(batch_norm_statistics(other), kept)
+    half = run_ukno("half", precision="bf16")[1]
+    torch.testing.assert_close(batch_norm_statistics(half), kept, rtol=0.1, atol=0.1)
+    averaged = run_ukno("averages", batch_norm_batches=0)[1]
+    assert not torch.allclose(batch_norm_statistics(averaged), kept, rtol=1e-2)
+
+
+def test_models_without_batch_norms_pay_nothing_for_them(parts, small_fno, tmp_path):
+    """FNO has batch norms that it does not call."""
+    model, calls = small_fno(), []
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    model.register_forward_hook(lambda *_: calls.append(model.training))
+    settings = TrainSettings(epochs=2, batch_size=8, device="cpu")
+    fit(OperatorTask(model), parts["train"], parts["validation"], settings, tmp_path, progress=False)
+    assert calls == [True, True, False] * 2

@@ -165,6 +165,12 @@ def _add_training(parser: Parser) -> None:
     group.add_argument(
         "--deterministic", type=bool, default=default.deterministic, help="only deterministic kernels (GPU; slower)"
     )
+    group.add_argument(
+        "--batch-norm-batches",
+        type=int,
+        default=default.batch_norm_batches,
+        help="training batches that batch norms measure anew before each validation; 0: keep running averages",
+    )
     group.add_argument("--log-every", type=int, default=default.log_every, help="steps between points in TensorBoard")
     group.add_argument(
         "--checkpoint-every", type=int, default=default.checkpoint_every, help="epochs between checkpoints for resuming"

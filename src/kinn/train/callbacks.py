@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
 from torch.utils.data import Sampler
 
 from kinn.files import atomic_file, write_text
@@ -104,6 +106,47 @@ class History(Callback):
         if loss < self.best_loss:
             self.best_epoch, self.best_loss = epoch, loss
             self.save_best(epoch, metrics)
+
+
+class FreshBatchNorm(Callback):
+    """Measure the statistics of batch norms anew before every validation, with the weights that are validated.
+
+    The running averages of training lag behind weights that move fast, and in a deep network on a small data set the
+    lag, not the model, decides the validation loss. Without batch norms this does nothing.
+
+    Args:
+        batches: how many batches of the epoch's training data are averaged over, at most.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    @torch.no_grad()
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Run the training batches through the model; only its batch norms behave as in training."""
+        assert isinstance(pl_module.model, nn.Module)
+        norms = [
+            module
+            for module in pl_module.model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.num_batches_tracked is not None
+            and module.num_batches_tracked > 0  # else the model does not call it
+        ]
+        if not norms:
+            return
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the average of all batches
+            norm.train()
+        assert trainer.train_dataloader is not None
+        for given, truth in itertools.islice(trainer.train_dataloader, self.batches):
+            given = trainer.strategy.batch_to_device(given)
+            with trainer.precision_plugin.val_step_context():
+                pl_module.predict_for_training(given, truth.shape[1])  # pyright: ignore[reportCallIssue]
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            norm.eval()
 
 
 class TrainingProgress(Callback):

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 
 from kinn.data import OperatorDataset, TrajectoryDataset
-from kinn.train.callbacks import AtomicCheckpoints, EpochOrder, History, TrainingProgress
+from kinn.train.callbacks import AtomicCheckpoints, EpochOrder, FreshBatchNorm, History, TrainingProgress
 from kinn.train.folder import RunFolder
 from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.saving import load_model, save_model
@@ -151,6 +151,8 @@ def _trainer(
         enable_version_counter=False,
     )
     callbacks: list[lightning.Callback] = [history, last]
+    if settings.batch_norm_batches:
+        callbacks.append(FreshBatchNorm(settings.batch_norm_batches))
     if settings.patience is not None:
         callbacks.append(
             EarlyStopping(

@@ -69,6 +69,8 @@ class TrainSettings:
         device: `auto` (the GPU if there is one), `cpu`, `cuda` or `mps`; one device.
         workers: processes that read data; 0 reads in the main process.
         deterministic: only deterministic kernels (matters on GPUs; slower).
+        batch_norm_batches: training batches, at most, over which batch norms measure their statistics before a
+            validation; 0 keeps the running averages of training.
         log_every: optimiser steps between two points of the TensorBoard log.
         checkpoint_every: epochs between two checkpoints to resume from.
 
@@ -84,6 +86,7 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     workers: int = 0
     deterministic: bool = False
+    batch_norm_batches: int = 32
     log_every: int = 10
     checkpoint_every: int = 1
 
@@ -92,6 +95,7 @@ class TrainSettings:
             _within(name, getattr(self, name), low=1)
         _within("seed", self.seed, low=0)
         _within("workers", self.workers, low=0)
+        _within("batch_norm_batches", self.batch_norm_batches, low=0)
         if self.patience is not None:
             _within("patience", self.patience, low=1)
         _one_of("precision", self.precision, ("32", "bf16", "16"))

@@ -150,7 +150,8 @@ class UKNO(nn.Module):
         # The way up starts from the neck alone; every later level also gets its skip, of as many channels.
         upper = [*(2 * c for c in channels[1:-1]), neck]
 
-        self.lift = _plain_pair(in_channels, hidden, channels[0], boundary)
+        # Zeros around the input tell the network where the edge is; around the output they would spoil the corners.
+        self.lift = _plain_pair(in_channels, hidden, channels[0], boundary, beyond="zeros")
         self.down = nn.ModuleList(
             _Convolution(channels[level], channels[level + 1], boundary, rate=0.5) for level in range(levels)
         )
@@ -166,7 +167,7 @@ class UKNO(nn.Module):
         self.up = nn.ModuleList(
             _Convolution(upper[level], channels[level], boundary, rate=2) for level in range(levels)
         )
-        self.project = _plain_pair(2 * channels[0], hidden, out_channels, boundary)
+        self.project = _plain_pair(2 * channels[0], hidden, out_channels, boundary, beyond="replicate")
         coarse = range(max(1, levels - 2), levels) if order else ()
         self.down_blocks = nn.ModuleDict({str(level): block(channels[level]) for level in coarse})
         self.neck_block = block(neck) if order else None
@@ -213,9 +214,8 @@ class _BatchNorm(nn.BatchNorm2d):
 class _PlainConv(nn.Conv2d):
     """3x3 convolution with channels last; the move is a view."""
 
-    def __init__(self, in_channels: int, out_channels: int, boundary: str) -> None:
-        mode = "circular" if boundary == "periodic" else "zeros"
-        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=mode)
+    def __init__(self, in_channels: int, out_channels: int, padding_mode: str) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding_mode)
 
     def forward(self, input: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
         return super().forward(input.movedim(-1, 1)).movedim(1, -1)
@@ -225,11 +225,12 @@ def _activation(boundary: str, rate: float = 1) -> FilteredActivation:
     return FilteredActivation(nn.SiLU(), rate=rate, periodic=boundary == "periodic")
 
 
-def _plain_pair(in_channels: int, hidden: int, out_channels: int, boundary: str) -> nn.Sequential:
+def _plain_pair(in_channels: int, hidden: int, out_channels: int, boundary: str, *, beyond: str) -> nn.Sequential:
+    padding_mode = "circular" if boundary == "periodic" else beyond
     return nn.Sequential(
-        _PlainConv(in_channels, hidden, boundary),
+        _PlainConv(in_channels, hidden, padding_mode),
         _activation(boundary),
-        _PlainConv(hidden, out_channels, boundary),
+        _PlainConv(hidden, out_channels, padding_mode),
     )
 
 

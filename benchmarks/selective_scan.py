@@ -27,7 +27,6 @@ import torch
 
 import kinn
 from kinn.ops import selective_scan, zoh
-from kinn.ops._cpu_kernels import LANES
 
 SHAPES = {  # (batch, length, d, n), the length that the slow contenders are timed at
     "grid operator, N = 16": ((20, 4096, 40, 16), 128),
@@ -148,7 +147,7 @@ def main() -> None:
         "what": "float32; milliseconds; forward: no gradient wanted; forward_for_gradient: states kept for a backward",
         "tolerance": TOLERANCE,
         "results": results,
-        "hardware": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "lanes": LANES},
+        "hardware": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "versions": {
             "kinn": kinn.__version__, "torch": torch.__version__, "numba": numba.__version__,

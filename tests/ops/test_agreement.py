@@ -39,9 +39,25 @@ def test_long(make, check):
 
 
 @pytest.mark.parametrize(
-    ("d", "n"), [(1, 1), (1, 16), (3, 1), (8, 5), (15, 2), (16, 3), (17, 3), (33, 5), (40, 16), (192, 64), (200, 1)]
+    ("d", "n"),
+    [
+        (1, 1),
+        (1, 16),
+        (8, 5),
+        (9, 2),
+        (16, 3),
+        (17, 3),
+        (25, 4),
+        (31, 1),
+        (32, 2),
+        (33, 5),
+        (40, 16),
+        (57, 3),
+        (200, 64),
+    ],
 )
 def test_sizes(make, check, d, n):
+    """Every kind of tile that ends a row, full and in part."""
     check(selective_scan, make(3, (21,), d, n))
 
 

@@ -153,6 +153,10 @@ for _ in range(2):
     assert first.stderr.count("kinn: compiling the CPU kernels") == 1
     again = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
     assert "compiling" not in again.stderr
+    nowhere = "import numba.core.caching; numba.core.caching.CacheImpl._locator_classes = []\n" + code
+    without = subprocess.run([sys.executable, "-c", nowhere], capture_output=True, text=True)
+    assert without.returncode == 0, without.stderr
+    assert without.stderr.count("kinn: compiling the CPU kernels") == 1
 
 
 def test_fast_path_is_silent(make):

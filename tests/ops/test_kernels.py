@@ -18,23 +18,34 @@ def test_the_kernels_name_the_vector_code_that_they_inline():
     assert digest.startswith(_cpu_kernels.VECTOR_SHA256)
 
 
+LANES = _cpu_kernels.TILE
+
+
 @njit
 def both(exponent, e, slope):
-    for i in range(0, exponent.size, _vector.LANES):
-        left, right = _vector.expm1_and_slope(_vector.load(exponent, i))
+    like = _vector.zeros(exponent, LANES)
+    for i in range(0, exponent.size, LANES):
+        left, right = _vector.expm1_and_slope(_vector.load(exponent, i, like))
         _vector.store(e, i, left)
         _vector.store(slope, i, right)
 
 
 @njit
 def alone(exponent, e):
-    for i in range(0, exponent.size, _vector.LANES):
-        _vector.store(e, i, _vector.expm1_of_log2(_vector.load(exponent, i)))
+    like = _vector.zeros(exponent, LANES)
+    for i in range(0, exponent.size, LANES):
+        _vector.store(e, i, _vector.expm1_of_log2(_vector.load(exponent, i, like)))
 
 
 @njit
 def sums(rows, out):
-    _vector.store(out, 0, _vector.sum_each(rows, 0))
+    _vector.store(out, 0, _vector.sum_each(rows, 0, _vector.zeros(rows, LANES)))
+
+
+@njit
+def folded(values, out):
+    _vector.add_folded(out, 0, _vector.load(values, 0, _vector.zeros(values, 32)), LANES)
+    _vector.add_folded(out, 1, _vector.load(values, 0, _vector.zeros(values, 8)), LANES)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2.5e-7), (np.float64, 5e-16)])
@@ -55,7 +66,7 @@ def test_exponential(dtype, tolerance):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_exponential_at_the_ends(dtype):
-    exponent = np.zeros(_vector.LANES, dtype)
+    exponent = np.zeros(LANES, dtype)
     exponent[:5] = [0.0, -np.inf, np.nan, -1e6, -np.finfo(dtype).tiny]
     e, slope = np.empty_like(exponent), np.empty_like(exponent)
     both(exponent, e, slope)
@@ -66,7 +77,19 @@ def test_exponential_at_the_ends(dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sum_each(dtype):
-    rows = np.random.default_rng(0).integers(-50, 50, (_vector.LANES, _vector.LANES)).astype(dtype)
-    out = np.empty(_vector.LANES, dtype)
+    rows = np.random.default_rng(0).integers(-50, 50, (LANES, LANES)).astype(dtype)
+    out = np.empty(LANES, dtype)
     sums(rows.ravel(), out)
     np.testing.assert_array_equal(out, rows.sum(1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_add_folded(dtype):
+    """Wide vectors are folded to the width of the sums, narrow ones touch only their own lanes."""
+    values = np.random.default_rng(0).integers(-50, 50, 32).astype(dtype)
+    out = np.ones(LANES + 2, dtype)
+    folded(values, out)
+    expected = np.ones(LANES + 2, dtype)
+    expected[:LANES] += values[:16] + values[16:]
+    expected[1:9] += values[:8]
+    np.testing.assert_array_equal(out, expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = ["UKNO", "UKNO_DEEP", "UKNO_SHALLOW"]
+
+Padding = Literal["zeros", "replicate", "circular"]  # what lies beyond the grid
 
 # The two layouts that meet the parameter counts of the paper's Table 3: a deep backbone with slim blocks of one
 # potential per channel, and a shallow backbone with full blocks.
@@ -214,7 +216,7 @@ class _BatchNorm(nn.BatchNorm2d):
 class _PlainConv(nn.Conv2d):
     """3x3 convolution with channels last; the move is a view."""
 
-    def __init__(self, in_channels: int, out_channels: int, padding_mode: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, padding_mode: Padding) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding_mode)
 
     def forward(self, input: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
@@ -225,7 +227,7 @@ def _activation(boundary: str, rate: float = 1) -> FilteredActivation:
     return FilteredActivation(nn.SiLU(), rate=rate, periodic=boundary == "periodic")
 
 
-def _plain_pair(in_channels: int, hidden: int, out_channels: int, boundary: str, *, beyond: str) -> nn.Sequential:
+def _plain_pair(in_channels: int, hidden: int, out_channels: int, boundary: str, *, beyond: Padding) -> nn.Sequential:
     padding_mode = "circular" if boundary == "periodic" else beyond
     return nn.Sequential(
         _PlainConv(in_channels, hidden, padding_mode),

@@ -1,8 +1,9 @@
 """Numba kernels of the selective scan. Sequential, nogil; `cpu.py` splits the work and hands out memory.
 
-A kernel works on *items*: item `i` is block `i // groups` of consecutive sequences and group `i % groups` of channel
-tiles (a tile is `LANES` neighbouring channels, one vector). Within an item time advances in short chunks that stay in
-the first cache: chunk, then tile, then step, then potential, with the lanes as the innermost, explicit dimension.
+A kernel works on *items*: item `i` is block `i // groups` of consecutive sequences and group `i % groups` of the
+channels. Within an item time advances in short chunks that stay in the near caches, and the channels are cut into
+*tiles*, one vector each: chunk, then tile, then step, then potential, with the lanes as the innermost, explicit
+dimension. What is kept per channel and potential lies tile after tile, each as `[n, lane]`.
 """
 
 # pyright: reportCallIssue=false
@@ -12,26 +13,28 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import literal_unroll, njit
 
 from kinn.ops._vector import (
-    LANES,
+    add_folded,
     expm1_and_slope,
     expm1_of_log2,
-    lane,
     load,
     load_first,
     pointer,
+    size,
     smaller,
     splat,
     store,
     store_first,
     sum_each,
+    zeros,
 )
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-VECTOR_SHA256 = "765089420cdabc14"
+VECTOR_SHA256 = "e2636a3d933b5eb6"
 LOG2_E = 1.4426950408889634
+WIDE, TILE, NARROW = 32, 16, 8  # lanes of a tile; wide ones share the loads of B and C, narrow ones end a row
 
 
 def _compiled(function):
@@ -107,11 +110,23 @@ class Gradients(NamedTuple):
 
 @_compiled
 def _extent(p):
-    """Sequences per batch element, positions in each, channel tiles."""
-    tiles = (p.d + LANES - 1) // LANES
+    """Sequences per batch element, and positions in each."""
     if p.joined:
-        return 1, p.outer * p.length * p.inner, tiles
-    return p.outer * p.inner, p.length, tiles
+        return 1, p.outer * p.length * p.inner
+    return p.outer * p.inner, p.length
+
+
+@_compiled
+def _channels(p, group):
+    """The channels `start .. stop` of a group."""
+    tiles = (p.d + TILE - 1) // TILE
+    return tiles * group // p.groups * TILE, min(tiles * (group + 1) // p.groups * TILE, p.d)
+
+
+@_compiled
+def _lanes(left):
+    """How many lanes the next tile has when `left` channels remain: few and wide tiles, but little unused width."""
+    return WIDE if left > TILE + NARROW else TILE if left > NARROW else NARROW
 
 
 @_compiled
@@ -135,107 +150,129 @@ def _scratch(size, like):
 
 
 @_compiled
-def _rates(a, p, first, last, like):
-    """For tiles `first .. last`: `a`, `1/a`, `-a log2(e)` as `[tile, n, lane]`, and the smallest `a`."""
-    size = (last - first) * p.n * LANES
-    rate, inverse, log2_rate = _scratch(size, like), _scratch(size, like), _scratch(size, like)
+def _rates(a, p, start, stop, like):
+    """Tile after tile, `a`, `1/a`, `-a log2(e)` as `[n, lane]`, and the smallest `a`."""
+    room = (stop - start + WIDE) * p.n
+    rate, inverse, log2_rate = _scratch(room, like), _scratch(room, like), _scratch(room, like)
     least = 0.0
-    i = 0
-    for tile in range(first, last):
+    d = start
+    while d < stop:
+        lanes = _lanes(stop - d)
         for n in range(p.n):
-            for d in range(tile * LANES, (tile + 1) * LANES):
-                value = a[d * p.n + n] if d < p.d else 1.0
+            for j in range(lanes):
+                value = a[(d + j) * p.n + n] if d + j < stop else 1.0
                 least = min(least, value)
                 # Floored so that 1/a is finite: below the floor a step cannot be told from one without decay.
                 value = max(value, p.floor) if value == value else value
+                i = (d - start) * p.n + n * lanes + j
                 rate[i], inverse[i], log2_rate[i] = value, 1.0 / value, -value * LOG2_E
-                i += 1
+        d += lanes
     return rate, inverse, log2_rate, least
 
 
 @_compiled
-def _read_state(h, source, p, sequence, first, last):
-    """`(s, d, n)` at `source` into `[tile, n, lane]`."""
-    for d in range(first * LANES, min(last * LANES, p.d)):
-        at = (d // LANES - first) * p.n * LANES + d % LANES
-        for n in range(p.n):
-            h[at + n * LANES] = source[(sequence * p.d + d) * p.n + n]
+def _read_state(h, source, p, sequence, start, stop):
+    """`(s, d, n)` at `source` into tiles of `[n, lane]`."""
+    d = start
+    while d < stop:
+        lanes = _lanes(stop - d)
+        for j in range(min(lanes, stop - d)):
+            for n in range(p.n):
+                h[(d - start) * p.n + n * lanes + j] = source[(sequence * p.d + d + j) * p.n + n]
+        d += lanes
 
 
 @_compiled
-def _write_state(h, target, p, sequence, first, last):
+def _write_state(h, target, p, sequence, start, stop):
     """The inverse of `_read_state`."""
-    for d in range(first * LANES, min(last * LANES, p.d)):
-        at = (d // LANES - first) * p.n * LANES + d % LANES
-        for n in range(p.n):
-            target[(sequence * p.d + d) * p.n + n] = h[at + n * LANES]
+    d = start
+    while d < stop:
+        lanes = _lanes(stop - d)
+        for j in range(min(lanes, stop - d)):
+            for n in range(p.n):
+                target[(sequence * p.d + d + j) * p.n + n] = h[(d - start) * p.n + n * lanes + j]
+        d += lanes
 
 
 @_compiled
 def forward(p, at, out, begin, end, least):
     """Scan items `begin .. end`; `least` receives, per item, the smallest `dt` and the smallest `a` (0 if positive)."""
-    x, dt = pointer(at.x.address, least), pointer(at.dt.address, least)
-    B, C = pointer(at.B.address, least), pointer(at.C.address, least)
-    a, D, initial_state = pointer(at.a, least), pointer(at.D, least), pointer(at.initial_state, least)
-    checkpoints, y, state = pointer(at.checkpoints, least), pointer(out.y, least), pointer(out.state, least)
-    lines, steps, tiles = _extent(p)
+    a, initial_state = pointer(at.a, least), pointer(at.initial_state, least)
+    state = pointer(out.state, least)
+    lines, steps = _extent(p)
     sequences, chunks = p.batch * lines, (steps + p.chunk - 1) // p.chunk
     rows = np.empty(p.chunk, np.int64)
-    zero = splat(least, 0)
+    kinds = zeros(least, WIDE), zeros(least, TILE), zeros(least, NARROW)
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
-        first, last = tiles * group // p.groups, tiles * (group + 1) // p.groups
-        _, inverse, log2_rate, least_a = _rates(a, p, first, last, least)
+        start, stop = _channels(p, group)
+        _, inverse, log2_rate, least_a = _rates(a, p, start, stop, least)
         h = _scratch(inverse.size, least)
-        least_dt = zero
+        least_dt = np.zeros(stop - start + WIDE, least.dtype)
         for sequence in range(sequences * block // p.blocks, sequences * (block + 1) // p.blocks):
             b = sequence // lines
             h[:] = 0
             if at.initial_state != 0:
-                _read_state(h, initial_state, p, sequence, first, last)
+                _read_state(h, initial_state, p, sequence, start, stop)
             for c in range(chunks):
                 count = min(p.chunk, steps - c * p.chunk)
                 _fill_rows(rows, p, sequence - b * lines, steps, c * p.chunk, count)
-                for tile in range(first, last):
-                    own = (tile - first) * p.n * LANES
-                    d = tile * LANES
-                    width = min(LANES, p.d - d)
-                    skip = load_first(D, d, width) if at.D != 0 else zero
-                    if at.checkpoints != 0:
-                        for n in range(p.n):
-                            i = ((sequence * chunks + c) * p.n + n) * p.d + d
-                            store_first(checkpoints, i, width, load(h, own + n * LANES))
-                    for i in range(count):
-                        row = rows[i]
-                        drive = load_first(x, b * at.x.batch + row * at.x.row + d, width)
-                        step = load_first(dt, b * at.dt.batch + row * at.dt.row + d, width)
-                        B_row, C_row = b * at.B.batch + row * at.B.row, b * at.C.batch + row * at.C.row
-                        least_dt = smaller(step, least_dt)
-                        readout = zero
-                        if at.D != 0:
-                            readout = skip * drive
-                        if p.zoh:
-                            for n in range(p.n):
-                                q = own + n * LANES
-                                hn = load(h, q)
-                                u = splat(least, B[B_row + n]) * drive
-                                hn = hn + expm1_of_log2(step * load(log2_rate, q)) * (hn - u * load(inverse, q))
-                                store(h, q, hn)
-                                readout = readout + splat(least, C[C_row + n]) * hn
-                        else:
-                            pulse = step * drive
-                            for n in range(p.n):
-                                q = own + n * LANES
-                                hn = load(h, q)
-                                hn = hn + expm1_of_log2(step * load(log2_rate, q)) * hn
-                                hn = hn + splat(least, B[B_row + n]) * pulse
-                                store(h, q, hn)
-                                readout = readout + splat(least, C[C_row + n]) * hn
-                        store_first(y, (b * p.outer * p.length * p.inner + row) * p.d + d, width, readout)
-            _write_state(h, state, p, sequence, first, last)
-        for j in range(LANES):
-            least[item, 0] = min(least[item, 0], lane(least_dt, j))
+                kept = (sequence * chunks + c) * p.n * p.d
+                d = start
+                while d < stop:
+                    lanes, own = _lanes(stop - d), (d - start) * p.n
+                    for zero in literal_unroll(kinds):
+                        if size(zero) == lanes:
+                            _forward_tile(
+                                zero, p, at, out, rows[:count], b, kept, d,
+                                h[own:], log2_rate[own:], inverse[own:], least_dt[d - start :],
+                            )  # fmt: skip
+                    d += lanes
+            _write_state(h, state, p, sequence, start, stop)
+        least[item, 0] = least_dt.min()
         least[item, 1] = least_a
+
+
+@_compiled
+def _forward_tile(zero, p, at, out, rows, b, kept, d, h, log2_rate, inverse, least):
+    """Scan the channels `d ..` of one tile through the steps of one chunk; `h`, `least` are continued."""
+    x, dt = pointer(at.x.address, h), pointer(at.dt.address, h)
+    B, C = pointer(at.B.address, h), pointer(at.C.address, h)
+    D, checkpoints, y = pointer(at.D, h), pointer(at.checkpoints, h), pointer(out.y, h)
+    lanes = size(zero)
+    width = min(lanes, p.d - d)
+    skip = load_first(D, d, width, zero) if at.D != 0 else zero
+    if at.checkpoints != 0:
+        for n in range(p.n):
+            store_first(checkpoints, kept + n * p.d + d, width, load(h, n * lanes, zero))
+    least_dt = load(least, 0, zero)
+    for row in rows:
+        drive = load_first(x, b * at.x.batch + row * at.x.row + d, width, zero)
+        step = load_first(dt, b * at.dt.batch + row * at.dt.row + d, width, zero)
+        B_row, C_row = b * at.B.batch + row * at.B.row, b * at.C.batch + row * at.C.row
+        least_dt = smaller(step, least_dt)
+        readout = zero
+        if at.D != 0:
+            readout = skip * drive
+        if p.zoh:
+            for n in range(p.n):
+                q = n * lanes
+                hn = load(h, q, zero)
+                u = splat(zero, B[B_row + n]) * drive
+                hn = hn + expm1_of_log2(step * load(log2_rate, q, zero)) * (hn - u * load(inverse, q, zero))
+                store(h, q, hn)
+                readout = readout + splat(zero, C[C_row + n]) * hn
+        else:
+            pulse = step * drive
+            for n in range(p.n):
+                q = n * lanes
+                hn = load(h, q, zero)
+                hn = hn + expm1_of_log2(step * load(log2_rate, q, zero)) * hn
+                hn = hn + splat(zero, B[B_row + n]) * pulse
+                store(h, q, hn)
+                readout = readout + splat(zero, C[C_row + n]) * hn
+        store_first(y, (b * p.outer * p.length * p.inner + row) * p.d + d, width, readout)
+    store(least, 0, least_dt)
 
 
 @_compiled
@@ -245,114 +282,133 @@ def backward(p, at, out, begin, end, like):
     With `h' = h - E v`, `E = expm1(-dt a)`, `v = B x / a - h`: the first pass over a chunk recomputes the states and
     keeps `E`, `K = dh'/d(dt) exp(dt a) = a v` and `J = a dh'/da`, the second runs back through them.
     """
-    x, dt = pointer(at.x.address, like), pointer(at.dt.address, like)
-    B, C, dy = pointer(at.B.address, like), pointer(at.C.address, like), pointer(out.dy.address, like)
-    a, D, checkpoints = pointer(at.a, like), pointer(at.D, like), pointer(at.checkpoints, like)
+    a = pointer(at.a, like)
     dstate, dinitial_state = pointer(out.dstate, like), pointer(out.dinitial_state, like)
-    dx, ddt, da = pointer(out.dx, like), pointer(out.ddt, like), pointer(out.da, like)
-    dB, dC, dD = pointer(out.dB, like), pointer(out.dC, like), pointer(out.dD, like)
-    lines, steps, tiles = _extent(p)
+    da, dB, dC, dD = pointer(out.da, like), pointer(out.dB, like), pointer(out.dC, like), pointer(out.dD, like)
+    lines, steps = _extent(p)
     positions = p.outer * p.length * p.inner
     sequences, chunks = p.batch * lines, (steps + p.chunk - 1) // p.chunk
     rows = np.empty(p.chunk, np.int64)
-    # Padded to whole groups of LANES vectors, which are summed over lanes together.
-    size = (p.chunk * p.n + LANES - 1) // LANES * LANES * LANES
-    E, K, J = _scratch(size, like), _scratch(size, like), _scratch(size, like)
-    lane_dB, lane_dC = _scratch(size, like), _scratch(size, like)
-    sum_dB, sum_dC = np.empty(size // LANES, like.dtype), np.empty(size // LANES, like.dtype)
-    h = _scratch(p.n * LANES, like)
-    zero = splat(like, 0)
+    kinds = zeros(like, WIDE), zeros(like, TILE), zeros(like, NARROW)
+    # Padded to whole groups of TILE vectors, which are summed over lanes together.
+    most = (p.chunk * p.n + TILE - 1) // TILE * TILE * TILE
+    lane_dB, lane_dC = _scratch(most, like), _scratch(most, like)
+    sum_dB, sum_dC = np.empty(most // TILE, like.dtype), np.empty(most // TILE, like.dtype)
+    most = p.chunk * p.n * WIDE
+    keep = (_scratch(most, like), _scratch(most, like), _scratch(most, like), _scratch(p.n * WIDE, like))
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
-        first, last = tiles * group // p.groups, tiles * (group + 1) // p.groups
-        rate, inverse, log2_rate, _ = _rates(a, p, first, last, like)
+        start, stop = _channels(p, group)
+        rate, inverse, log2_rate, _ = _rates(a, p, start, stop, like)
         adjoint, sum_da = _scratch(rate.size, like), _scratch(rate.size, like)
         sum_da[:] = 0
-        sum_dD = np.zeros((last - first) * LANES, like.dtype)
+        sum_dD = np.zeros(stop - start + WIDE, like.dtype)
         for sequence in range(sequences * block // p.blocks, sequences * (block + 1) // p.blocks):
             b = sequence // lines
             adjoint[:] = 0
             if out.dstate != 0:
-                _read_state(adjoint, dstate, p, sequence, first, last)
+                _read_state(adjoint, dstate, p, sequence, start, stop)
             for c in range(chunks - 1, -1, -1):
                 count = min(p.chunk, steps - c * p.chunk)
                 _fill_rows(rows, p, sequence - b * lines, steps, c * p.chunk, count)
+                kept = (sequence * chunks + c) * p.n * p.d
                 lane_dB[:] = 0
                 lane_dC[:] = 0
-                for tile in range(first, last):
-                    own = (tile - first) * p.n * LANES
-                    d = tile * LANES
-                    width = min(LANES, p.d - d)
-                    for n in range(p.n):
-                        i = ((sequence * chunks + c) * p.n + n) * p.d + d
-                        store(h, n * LANES, load_first(checkpoints, i, width))
-                    for i in range(count):
-                        drive = load_first(x, b * at.x.batch + rows[i] * at.x.row + d, width)
-                        step = load_first(dt, b * at.dt.batch + rows[i] * at.dt.row + d, width)
-                        given = load_first(dy, b * out.dy.batch + rows[i] * out.dy.row + d, width)
-                        B_row = b * at.B.batch + rows[i] * at.B.row
-                        for n in range(p.n):
-                            q, r = own + n * LANES, (i * p.n + n) * LANES
-                            hn = load(h, n * LANES)
-                            u = splat(like, B[B_row + n]) * drive
-                            e, slope = expm1_and_slope(step * load(log2_rate, q))
-                            store(E, r, e)
-                            if p.zoh:
-                                v = u * load(inverse, q) - hn
-                                store(J, r, v * slope + e * hn)
-                                store(K, r, load(rate, q) * v)
-                                hn = hn - e * v
-                            else:
-                                decay = load(rate, q) * hn
-                                store(J, r, zero - step * (decay + e * decay))
-                                store(K, r, zero - decay)
-                                hn = hn + e * hn + step * u
-                            store(h, n * LANES, hn)
-                            store(lane_dC, r, load(lane_dC, r) + given * hn)
-                    skip = load_first(D, d, width) if at.D != 0 else zero
-                    for i in range(count - 1, -1, -1):
-                        drive = load_first(x, b * at.x.batch + rows[i] * at.x.row + d, width)
-                        step = load_first(dt, b * at.dt.batch + rows[i] * at.dt.row + d, width)
-                        given = load_first(dy, b * out.dy.batch + rows[i] * out.dy.row + d, width)
-                        B_row, C_row = b * at.B.batch + rows[i] * at.B.row, b * at.C.batch + rows[i] * at.C.row
-                        to_drive, to_step = zero, zero
-                        for n in range(p.n):
-                            q, r = own + n * LANES, (i * p.n + n) * LANES
-                            Bn = splat(like, B[B_row + n])
-                            above = load(adjoint, q) + splat(like, C[C_row + n]) * given
-                            store(sum_da, q, load(sum_da, q) + above * load(J, r))
-                            lost = above * load(E, r)
-                            below = above + lost
-                            store(adjoint, q, below)
-                            to_step = to_step + below * load(K, r)
-                            if p.zoh:
-                                injected = zero - lost * load(inverse, q)
-                            else:
-                                injected = above * step
-                                to_step = to_step + above * (Bn * drive)
-                            to_drive = to_drive + injected * Bn
-                            store(lane_dB, r, load(lane_dB, r) + injected * drive)
-                        if at.D != 0:
-                            to_drive = to_drive + skip * given
-                            j = (tile - first) * LANES
-                            store(sum_dD, j, load(sum_dD, j) + drive * given)
-                        i_out = (b * positions + rows[i]) * p.d + d
-                        store_first(dx, i_out, width, to_drive)
-                        store_first(ddt, i_out, width, to_step)
-                for q in range(0, (count * p.n + LANES - 1) // LANES * LANES, LANES):
-                    store(sum_dB, q, sum_each(lane_dB, q * LANES))
-                    store(sum_dC, q, sum_each(lane_dC, q * LANES))
+                d = start
+                while d < stop:
+                    lanes, own = _lanes(stop - d), (d - start) * p.n
+                    for zero in literal_unroll(kinds):
+                        if size(zero) == lanes:
+                            _backward_tile(
+                                zero, p, at, out, rows[:count], b, kept, d,
+                                (rate[own:], inverse[own:], log2_rate[own:]), keep,
+                                adjoint[own:], sum_da[own:], sum_dD[d - start :], lane_dB, lane_dC,
+                            )  # fmt: skip
+                    d += lanes
+                for q in range(0, (count * p.n + TILE - 1) // TILE * TILE, TILE):
+                    store(sum_dB, q, sum_each(lane_dB, q * TILE, kinds[1]))
+                    store(sum_dC, q, sum_each(lane_dC, q * TILE, kinds[1]))
                 for i in range(count):
                     i_out = ((group * p.batch + b) * positions + rows[i]) * p.n
                     for n in range(p.n):
                         dB[i_out + n] = sum_dB[i * p.n + n]
                         dC[i_out + n] = sum_dC[i * p.n + n]
-            _write_state(adjoint, dinitial_state, p, sequence, first, last)
-        for tile in range(first, last):
-            d = tile * LANES
-            width = min(LANES, p.d - d)
-            for n in range(p.n):
-                q = ((tile - first) * p.n + n) * LANES
-                store_first(da, (block * p.n + n) * p.d + d, width, load(sum_da, q) * load(inverse, q))
-            if at.D != 0:
-                store_first(dD, block * p.d + d, width, load(sum_dD, (tile - first) * LANES))
+            _write_state(adjoint, dinitial_state, p, sequence, start, stop)
+        d = start
+        while d < stop:
+            lanes = _lanes(stop - d)
+            for j in range(min(lanes, stop - d)):
+                for n in range(p.n):
+                    q = (d - start) * p.n + n * lanes + j
+                    da[(block * p.n + n) * p.d + d + j] = sum_da[q] * inverse[q]
+                if at.D != 0:
+                    dD[block * p.d + d + j] = sum_dD[d - start + j]
+            d += lanes
+
+
+@_compiled
+def _backward_tile(zero, p, at, out, rows, b, kept, d, rates, keep, adjoint, sum_da, sum_dD, lane_dB, lane_dC):
+    """Both passes over one chunk for the channels `d ..` of one tile; all arrays but `rates` are continued."""
+    x, dt, dy = pointer(at.x.address, adjoint), pointer(at.dt.address, adjoint), pointer(out.dy.address, adjoint)
+    B, C = pointer(at.B.address, adjoint), pointer(at.C.address, adjoint)
+    D, checkpoints = pointer(at.D, adjoint), pointer(at.checkpoints, adjoint)
+    dx, ddt = pointer(out.dx, adjoint), pointer(out.ddt, adjoint)
+    rate, inverse, log2_rate = rates
+    E, K, J, h = keep
+    lanes = size(zero)
+    width = min(lanes, p.d - d)
+    for n in range(p.n):
+        store(h, n * lanes, load_first(checkpoints, kept + n * p.d + d, width, zero))
+    for i, row in enumerate(rows):
+        drive = load_first(x, b * at.x.batch + row * at.x.row + d, width, zero)
+        step = load_first(dt, b * at.dt.batch + row * at.dt.row + d, width, zero)
+        given = load_first(dy, b * out.dy.batch + row * out.dy.row + d, width, zero)
+        B_row = b * at.B.batch + row * at.B.row
+        for n in range(p.n):
+            q, r = n * lanes, (i * p.n + n) * lanes
+            hn = load(h, q, zero)
+            u = splat(zero, B[B_row + n]) * drive
+            e, slope = expm1_and_slope(step * load(log2_rate, q, zero))
+            store(E, r, e)
+            if p.zoh:
+                v = u * load(inverse, q, zero) - hn
+                store(J, r, v * slope + e * hn)
+                store(K, r, load(rate, q, zero) * v)
+                hn = hn - e * v
+            else:
+                decay = load(rate, q, zero) * hn
+                store(J, r, zero - step * (decay + e * decay))
+                store(K, r, zero - decay)
+                hn = hn + e * hn + step * u
+            store(h, q, hn)
+            add_folded(lane_dC, (i * p.n + n) * TILE, given * hn, TILE)
+    skip = load_first(D, d, width, zero) if at.D != 0 else zero
+    for i in range(rows.size - 1, -1, -1):
+        row = rows[i]
+        drive = load_first(x, b * at.x.batch + row * at.x.row + d, width, zero)
+        step = load_first(dt, b * at.dt.batch + row * at.dt.row + d, width, zero)
+        given = load_first(dy, b * out.dy.batch + row * out.dy.row + d, width, zero)
+        B_row, C_row = b * at.B.batch + row * at.B.row, b * at.C.batch + row * at.C.row
+        to_drive, to_step = zero, zero
+        for n in range(p.n):
+            q, r = n * lanes, (i * p.n + n) * lanes
+            Bn = splat(zero, B[B_row + n])
+            above = load(adjoint, q, zero) + splat(zero, C[C_row + n]) * given
+            store(sum_da, q, load(sum_da, q, zero) + above * load(J, r, zero))
+            lost = above * load(E, r, zero)
+            below = above + lost
+            store(adjoint, q, below)
+            to_step = to_step + below * load(K, r, zero)
+            if p.zoh:
+                injected = zero - lost * load(inverse, q, zero)
+            else:
+                injected = above * step
+                to_step = to_step + above * (Bn * drive)
+            to_drive = to_drive + injected * Bn
+            add_folded(lane_dB, (i * p.n + n) * TILE, injected * drive, TILE)
+        if at.D != 0:
+            to_drive = to_drive + skip * given
+            store(sum_dD, 0, load(sum_dD, 0, zero) + drive * given)
+        i_out = (b * p.outer * p.length * p.inner + row) * p.d + d
+        store_first(dx, i_out, width, to_drive)
+        store_first(ddt, i_out, width, to_step)

@@ -1,6 +1,6 @@
 """Short vectors of floats as a numba type, so that kernels say which loop is vectorised instead of hoping for it.
 
-A value of type `Vector` holds `LANES` numbers of one float type in registers; LLVM maps it to whatever the machine
+A value of type `Vector` holds a fixed number of floats of one type in registers; LLVM maps it to whatever the machine
 has. Arithmetic is IEEE except that a product and a sum may fuse: NaN and infinities propagate.
 """
 
@@ -14,8 +14,6 @@ import operator
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
-
-LANES = 16
 
 # 2^f - 1 = f (ln 2 + f q(f)) for |f| <= 1/2: minimax polynomials q, relative error 1.2e-7 (that is 2e-8 in 2^f - 1)
 # and 5e-17, lowest power first.
@@ -31,50 +29,50 @@ _BIAS = {32: 127, 64: 1023}
 
 
 class Vector(types.Type):
-    """`LANES` values of one numba float type."""
+    """`lanes` values of one numba float type."""
 
-    def __init__(self, dtype: types.Float) -> None:
+    def __init__(self, dtype: types.Float, lanes: int) -> None:
         self.dtype = dtype
-        super().__init__(name=f"Vector({dtype}, {LANES})")
+        self.lanes = lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, ir.VectorType(_element(fe_type), LANES))
+        super().__init__(dmm, fe_type, _ir_type(fe_type))
 
 
-def _element(vector: Vector) -> ir.Type:
-    return ir.FloatType() if vector.dtype.bitwidth == 32 else ir.DoubleType()
+def _ir_type(vector: Vector) -> ir.VectorType:
+    element = ir.FloatType() if vector.dtype.bitwidth == 32 else ir.DoubleType()
+    return ir.VectorType(element, vector.lanes)
 
 
-def _constant(vector: Vector, value: float | list[float]) -> ir.Constant:
-    values = value if isinstance(value, list) else [value] * LANES
-    return ir.Constant(ir.VectorType(_element(vector), LANES), [ir.Constant(_element(vector), v) for v in values])
+def _constant(vector: Vector, value: float) -> ir.Constant:
+    kind = _ir_type(vector)
+    return ir.Constant(kind, [ir.Constant(kind.element, value)] * vector.lanes)
 
 
 def _shuffle(builder, left, right, lanes):
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [ir.Constant(ir.IntType(32), lane) for lane in lanes])
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), [ir.Constant(ir.IntType(32), lane) for lane in lanes])
     return builder.shuffle_vector(left, right, mask)
 
 
-def _splat(builder, vector: Vector, scalar):
-    undefined = ir.Constant(ir.VectorType(_element(vector), LANES), ir.Undefined)
+def _splat(builder, kind: ir.VectorType, scalar):
+    undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return _shuffle(builder, first, undefined, [0] * LANES)
+    return _shuffle(builder, first, undefined, [0] * kind.count)
 
 
 def _fma(builder, a, b, c):
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _address(context, builder, pointer_type, pointer, index):
-    """Pointer to element `index` of an array or a plain pointer, as a pointer to a vector."""
+def _address(context, builder, pointer_type, pointer, index, kind):
+    """Pointer to element `index` of an array or a plain pointer, as a pointer to `kind`."""
     if isinstance(pointer_type, types.Array):
         pointer = context.make_array(pointer_type)(context, builder, pointer).data
-    element = builder.gep(pointer, [index])
-    vector = ir.VectorType(context.get_data_type(pointer_type.dtype), LANES)
-    return builder.bitcast(element, vector.as_pointer())
+    return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
 
 
 def _align(pointer_type) -> int:
@@ -92,55 +90,72 @@ def pointer(typingctx, address, like):
     return result(types.int64, like), codegen
 
 
-@intrinsic
-def load(typingctx, source, index):
-    """`source[index : index + LANES]`."""
+@intrinsic(prefer_literal=True)
+def zeros(typingctx, like, lanes):
+    """`lanes` zeros (an integer constant) of the element type of `like`; other functions take their type from it."""
+    vector = Vector(like.dtype, lanes.literal_value)
 
     def codegen(context, builder, signature, args):
-        return builder.load(_address(context, builder, source, *args), align=_align(source))
+        return _constant(vector, 0.0)
 
-    return Vector(source.dtype)(source, types.int64), codegen
+    return vector(like, lanes), codegen
+
+
+@intrinsic
+def size(typingctx, vector):
+    """How many lanes a vector has."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.IntType(64), vector.lanes)
+
+    return types.int64(vector), codegen
+
+
+@intrinsic
+def load(typingctx, source, index, like):
+    """A vector as long as `like` from `source[index:]`."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_address(context, builder, source, *args[:2], args[2].type), align=_align(source))
+
+    return like(source, types.int64, like), codegen
 
 
 @intrinsic
 def store(typingctx, target, index, value):
-    """`target[index : index + LANES] = value`."""
+    """Write `value` to `target[index:]`."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[2], _address(context, builder, target, *args[:2]), align=_align(target))
+        builder.store(args[2], _address(context, builder, target, *args[:2], args[2].type), align=_align(target))
         return context.get_dummy_value()
 
     return types.void(target, types.int64, value), codegen
 
 
-def _masked(context, builder, pointer_type, count):
-    """Operand types and the mask of the first `count` lanes."""
-    integers = ir.VectorType(ir.IntType(32), LANES)
-    narrow = builder.trunc(count, ir.IntType(32))
-    undefined = ir.Constant(integers, ir.Undefined)
-    wide = _shuffle(
-        builder, builder.insert_element(undefined, narrow, ir.Constant(ir.IntType(32), 0)), undefined, [0] * LANES
-    )
-    lanes = ir.Constant(integers, [ir.Constant(ir.IntType(32), lane) for lane in range(LANES)])
-    return ir.VectorType(context.get_data_type(pointer_type.dtype), LANES), builder.icmp_signed("<", lanes, wide)
+def _masked(builder, kind, count):
+    """The mask of the first `count` lanes."""
+    integers = ir.VectorType(ir.IntType(32), kind.count)
+    wide = _splat(builder, integers, builder.trunc(count, ir.IntType(32)))
+    lanes = ir.Constant(integers, [ir.Constant(ir.IntType(32), lane) for lane in range(kind.count)])
+    return builder.icmp_signed("<", lanes, wide)
 
 
 @intrinsic
-def load_first(typingctx, source, index, count):
+def load_first(typingctx, source, index, count, like):
     """The first `count` lanes from `source[index:]`, zero in the others; memory behind them is not touched."""
-    vector = Vector(source.dtype)
 
     def codegen(context, builder, signature, args):
-        kind, mask = _masked(context, builder, source, args[2])
-        address = _address(context, builder, source, *args[:2])
-        name = f"llvm.masked.load.v{LANES}f{source.dtype.bitwidth}.p0"
+        kind = args[3].type
+        mask = _masked(builder, kind, args[2])
+        address = _address(context, builder, source, *args[:2], kind)
+        name = f"llvm.masked.load.v{like.lanes}f{source.dtype.bitwidth}.p0"
         function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(kind, [address.type, ir.IntType(32), mask.type, kind]), name
         )
         align = ir.Constant(ir.IntType(32), _align(source))
-        return builder.call(function, [address, align, mask, _constant(vector, 0.0)])
+        return builder.call(function, [address, align, mask, _constant(like, 0.0)])
 
-    return vector(source, types.int64, types.int64), codegen
+    return like(source, types.int64, types.int64, like), codegen
 
 
 @intrinsic
@@ -148,9 +163,10 @@ def store_first(typingctx, target, index, count, value):
     """Write the first `count` lanes of `value` to `target[index:]`."""
 
     def codegen(context, builder, signature, args):
-        kind, mask = _masked(context, builder, target, args[2])
-        address = _address(context, builder, target, *args[:2])
-        name = f"llvm.masked.store.v{LANES}f{target.dtype.bitwidth}.p0"
+        kind = args[3].type
+        mask = _masked(builder, kind, args[2])
+        address = _address(context, builder, target, *args[:2], kind)
+        name = f"llvm.masked.store.v{value.lanes}f{target.dtype.bitwidth}.p0"
         function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(ir.VoidType(), [kind, address.type, ir.IntType(32), mask.type]), name
         )
@@ -162,13 +178,30 @@ def store_first(typingctx, target, index, count, value):
 
 @intrinsic
 def splat(typingctx, like, value):
-    """`value` in every lane; `like` is an array or pointer of the wanted element type."""
-    vector = Vector(like.dtype)
+    """`value` in every lane of a vector as long as `like`."""
 
     def codegen(context, builder, signature, args):
-        return _splat(builder, vector, args[1])
+        return _splat(builder, args[0].type, args[1])
 
-    return vector(like, like.dtype), codegen
+    return like(like, like.dtype), codegen
+
+
+@intrinsic(prefer_literal=True)
+def add_folded(typingctx, target, index, value, lanes):
+    """Add `value` to `target[index:]`, folded to at most `lanes` (an integer constant) by summing its parts."""
+
+    def codegen(context, builder, signature, args):
+        folded = args[2]
+        while folded.type.count > lanes.literal_value:
+            half = folded.type.count // 2
+            low, high = (_shuffle(builder, folded, folded, range(i, i + half)) for i in (0, half))
+            folded = builder.fadd(low, high)
+        address = _address(context, builder, target, *args[:2], folded.type)
+        total = builder.fadd(builder.load(address, align=_align(target)), folded)
+        builder.store(total, address, align=_align(target))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, value, lanes), codegen
 
 
 @intrinsic
@@ -182,39 +215,30 @@ def smaller(typingctx, value, bound):
 
 
 @intrinsic
-def lane(typingctx, vector, index):
-    """Lane `index` as a number."""
+def sum_each(typingctx, source, index, like):
+    """The sums over lanes of as many vectors as `like` has lanes, stored one after the other at `source[index:]`."""
 
     def codegen(context, builder, signature, args):
-        return builder.extract_element(args[0], builder.trunc(args[1], ir.IntType(32)))
-
-    return vector.dtype(vector, types.int64), codegen
-
-
-@intrinsic
-def sum_each(typingctx, source, index):
-    """The `LANES` sums over lanes of the `LANES` vectors stored at `source[index:]`, as one vector."""
-
-    def codegen(context, builder, signature, args):
-        start = args[1]
-        step = [ir.Constant(start.type, LANES * i) for i in range(LANES)]
-        address = [_address(context, builder, source, args[0], builder.add(start, s)) for s in step]
+        start, lanes = args[1], like.lanes
+        step = [ir.Constant(start.type, lanes * i) for i in range(lanes)]
+        address = [_address(context, builder, source, args[0], builder.add(start, s), args[2].type) for s in step]
         rows = [builder.load(a, align=_align(source)) for a in address]
-        block = LANES // 2
+        block = lanes // 2
         while block:
             half = len(rows) // 2
             rows = [_merge(builder, rows[i], rows[i + half], block) for i in range(half)]
             block //= 2
         return rows[0]
 
-    return Vector(source.dtype)(source, types.int64), codegen
+    return like(source, types.int64, like), codegen
 
 
 def _merge(builder, left, right, block):
     """Fold each pair of neighbouring blocks of lanes: `left`'s sums in the even blocks, `right`'s in the odd ones."""
-    even = [(lane // block) % 2 == 0 for lane in range(LANES)]
-    first = _shuffle(builder, left, right, [i if even[i] else LANES + i - block for i in range(LANES)])
-    second = _shuffle(builder, left, right, [i + block if even[i] else LANES + i for i in range(LANES)])
+    lanes = left.type.count
+    even = [(lane // block) % 2 == 0 for lane in range(lanes)]
+    first = _shuffle(builder, left, right, [i if even[i] else lanes + i - block for i in range(lanes)])
+    second = _shuffle(builder, left, right, [i + block if even[i] else lanes + i for i in range(lanes)])
     return builder.fadd(first, second)
 
 
@@ -245,8 +269,8 @@ def _reduced(builder, vector: Vector, exponent):
     # Adding 1.5 * 2^mantissa rounds to an integer and leaves it, here with the exponent's bias, in the lowest bits.
     magic = _constant(vector, 1.5 * 2.0 ** _MANTISSA[bits] + _BIAS[bits])
     shifted = builder.fadd(exponent, magic)
-    integers = ir.VectorType(ir.IntType(bits), LANES)
-    shift = ir.Constant(integers, [ir.Constant(ir.IntType(bits), _MANTISSA[bits])] * LANES)
+    integers = ir.VectorType(ir.IntType(bits), vector.lanes)
+    shift = ir.Constant(integers, [ir.Constant(ir.IntType(bits), _MANTISSA[bits])] * vector.lanes)
     s = builder.bitcast(builder.shl(builder.bitcast(shifted, integers), shift), exponent.type)
     k = builder.fsub(shifted, magic)
     f = builder.fsub(exponent, k)

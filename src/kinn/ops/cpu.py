@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # The smallest decay rate that is told from none. Squares of its inverse must stay finite.
 _FLOOR = {torch.float32: 1e-15, torch.float64: 1e-100}
 _MAX_BLOCKS = 64  # of sequences: bounds the partial sums of the gradient of a
-_SERIAL_WORK = 1 << 17  # b m d n below which a second thread costs more than it brings
+_PART_WORK = 1 << 19  # b m d n: less than this is not worth a handover between threads
 
 
 def unavailable() -> str | None:
@@ -206,7 +206,7 @@ def _chunk(n: int) -> int:
 def _plan(kernels, x: Tensor, a: Tensor, path: Path, zoh: bool):
     (batch, _, d), n = x.shape, a.shape[1]
     blocks = min(batch * path.sequences, _MAX_BLOCKS)
-    groups = _groups(blocks, -(-d // kernels.LANES), torch.get_num_threads())
+    groups = _groups(blocks, -(-d // kernels.TILE), torch.get_num_threads())
     return kernels.Plan(batch, d, n, *path, zoh, _FLOOR[x.dtype], _chunk(n), blocks, groups)
 
 
@@ -223,12 +223,12 @@ def _groups(blocks: int, tiles: int, threads: int) -> int:
 
 
 def _run(kernel, plan, inputs, outputs, array) -> None:
-    items = plan.blocks * plan.groups
+    items, threads = plan.blocks * plan.groups, torch.get_num_threads()
     work = plan.batch * plan.outer * plan.length * plan.inner * plan.d * plan.n
-    threads = 1 if work < _SERIAL_WORK else torch.get_num_threads()
-    parts = items if threads > 1 else 1
-    parts = min(parts, 16 * threads)
-    if parts <= 1:
+    # More parts than threads even out what else the machine does; whole rounds of them leave no thread idle.
+    parts = min(items, work // _PART_WORK, 16 * threads)
+    parts -= parts % threads if parts > threads else 0
+    if threads == 1 or parts <= 1:
         kernel(plan, inputs, outputs, 0, items, array)
     else:
         share(lambda i: kernel(plan, inputs, outputs, items * i // parts, items * (i + 1) // parts, array), parts)

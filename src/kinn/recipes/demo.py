@@ -37,7 +37,7 @@ def poisson() -> Experiment:
         primary_metric="relative_l1_median_normalized",
         normalize="min-max",
         optimizer=OptimizerSettings(name="adamw", lr=2e-3, weight_decay=1e-6, schedule="one-cycle", clip=1.0),
-        training=TrainSettings(epochs=12, batch_size=16),
+        training=TrainSettings(epochs=10, batch_size=16),
     )
 
 
@@ -70,7 +70,7 @@ def navier_stokes() -> Experiment:
         primary_metric="relative_l2",
         normalize="none",
         optimizer=OptimizerSettings(name="adamw", lr=2e-3, weight_decay=1e-4, schedule="one-cycle", clip=1.0),
-        training=TrainSettings(epochs=8, batch_size=20),
+        training=TrainSettings(epochs=6, batch_size=20),
         rollout=Rollout(n_history=10),
         unroll=2,
         field_steps=(1, 10, -1),

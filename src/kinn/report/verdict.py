@@ -23,11 +23,11 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
     notes = []
     if ours is None or baseline is None:
         alone = ours or baseline
-        missing = "Kirchhoff variant" if ours is None else "baseline"
+        role, missing = ("ours", "Kirchhoff variant") if ours is None else ("baseline", "baseline")
         if alone is not None:
-            notes.append(
-                f"Lowest {metric}: {_scored(experiment, alone)}. There is no {missing} with a finite result to compare."
-            )
+            notes.append(f"Lowest {metric}: {_scored(experiment, alone)}.")
+            some = any(v.role == role for v in experiment.variants)
+            notes.append(f"No {missing} has a finite result to compare." if some else f"No {missing} was trained.")
         else:
             notes.append(f"No variant has a finite {metric}.")
     else:

@@ -16,17 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 
-import numba
 import torch
 
-import kinn
 from kinn.ops import selective_scan, zoh
+from kinn.train import date, hardware, versions
 
 SHAPES = {  # (batch, length, d, n), the length that the slow contenders are timed at
     "grid operator, N = 16": ((20, 4096, 40, 16), 128),
@@ -147,24 +144,13 @@ def main() -> None:
         "what": "float32; milliseconds; forward: no gradient wanted; forward_for_gradient: states kept for a backward",
         "tolerance": TOLERANCE,
         "results": results,
-        "hardware": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "hardware": hardware(),
         "load_average": {"before": load_before, "after": os.getloadavg()},
-        "versions": {
-            "kinn": kinn.__version__, "torch": torch.__version__, "numba": numba.__version__,
-            "python": platform.python_version(),
-        },
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }  # fmt: skip
+        "versions": versions(),
+        "date": date(),
+    }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

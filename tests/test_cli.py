@@ -100,6 +100,10 @@ def test_a_validation_file_of_its_own(folder, capsys):
             ["train", "--data", "{0}/p.h5", "--output", "x", "--optimizer", "sgd"],
             "one of 'adam', 'adamw'",
         ),
+        (
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--model.order", "1"],
+            "--model: takes a value of its own, and has no option .order",
+        ),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--lrate", "1"], "unrecognized arguments: --lrate 1"),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "2"], "between 0 and 1, or a data file"),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "0.99"], "too few for training"),

@@ -47,8 +47,10 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp keeps files private; results are for others to read as usual
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say whose
         raise
 
 

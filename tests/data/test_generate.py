@@ -179,7 +179,7 @@ def test_damaged_part_is_reported(tmp_path: Path) -> None:
 def test_disk_too_small_is_found_before_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type(shutil.disk_usage(tmp_path))(10**9, 10**9 - 10**6, 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"the data need 8\.\d+ GB, but .* has 0.001 GB left") as caught:
+    with pytest.raises(OSError, match=r"the data need 8,\d+\.\d MB, but .* has 1\.0 MB left") as caught:
         flow(tmp_path / "x.h5", samples=10_000, resolution=64, solver_resolution=64, final_time=50)
     assert caught.value.errno == errno.ENOSPC
     assert os.listdir(tmp_path) == []

@@ -107,8 +107,8 @@ def test_records_without_curves_and_fields_still_make_a_page(records, tmp_path):
 def test_a_part_of_the_runs_is_enough(records, save):
     folder = save(records[1:3])
     page = Reader(write_report(folder, folder).read_text(encoding="utf-8"))
-    assert "There is no baseline" in page.text
-    assert "There is no Kirchhoff variant" in page.text
+    assert "No baseline was trained." in page.text
+    assert "No Kirchhoff variant was trained." in page.text
 
 
 def test_export_writes_figures_and_tables(records, tmp_path):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
+import io
 import os
 import signal
 
@@ -23,6 +25,7 @@ from kinn.train import (
     fitting,
     load_model,
 )
+from kinn.train.callbacks import AtomicCheckpoints
 
 
 @pytest.fixture
@@ -293,3 +296,22 @@ def test_models_without_batch_norms_pay_nothing_for_them(parts, small_fno, tmp_p
     settings = TrainSettings(epochs=2, batch_size=8, device="cpu")
     fit(OperatorTask(model), parts["train"], parts["validation"], settings, tmp_path, progress=False)
     assert calls == [True, True, False] * 2
+
+
+@pytest.mark.parametrize("room", [0, 64, 1000, 5000])
+def test_a_checkpoint_on_a_full_disk_says_so(tmp_path, monkeypatch, room):
+    """Wherever in torch's archive the disk is full, the error is the disk's, and no file is left."""
+
+    class FullDisk(io.BufferedWriter):
+        left = room
+
+        def write(self, content):
+            self.left -= len(content)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content)
+
+    monkeypatch.setattr(os, "fdopen", lambda handle, mode: FullDisk(io.FileIO(handle, mode)))
+    with pytest.raises(OSError, match=r"No space left on device: '.*last\.ckpt'"):
+        AtomicCheckpoints().save_checkpoint({"weights": torch.zeros(1000)}, tmp_path / "last.ckpt")
+    assert list(tmp_path.iterdir()) == []

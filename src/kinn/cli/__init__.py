@@ -105,6 +105,12 @@ def _sentence(message: str) -> str:
     message = re.sub(
         r"(?<=are required: )[\w., ]+", lambda keys: re.sub(r"(?:[\w]+\.)*(\w+)", _option, keys[0]), message
     )
+    # --model.order where --model-arguments.order is meant
+    message = re.sub(
+        r"(?:Expected a (\w+)\. )?Got value: NestedArg\(key='([\w.]+)', val=(.*)\)",
+        r"takes a value of its own, and has no option .\2",
+        message,
+    )
     message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"--{key[1].split('.', 1)[-1]}:", message)
     return " ".join(message.split())
 

@@ -139,8 +139,12 @@ def _check_disk(part: Path, n_bytes: int) -> None:
     if needed > free:
         raise OSError(
             errno.ENOSPC,
-            f"the data need {needed / 1e9:.3g} GB, but {part.parent} has {free / 1e9:.3g} GB left",
+            f"the data need {_megabytes(needed)}, but {part.parent} has {_megabytes(free)} left",
         )
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
 
 
 def _create(part: Path, plan: FilePlan) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UKNO", "UKNO_DEEP", "UKNO_SHALLOW"]
 
-Padding = Literal["zeros", "replicate", "circular"]  # what lies beyond the grid
+Beyond = Literal["zeros", "replicate", "circular"]  # what lies beyond the grid
 
 # The two layouts that meet the parameter counts of the paper's Table 3: a deep backbone with slim blocks of one
 # potential per channel, and a shallow backbone with full blocks.
@@ -216,10 +216,16 @@ class _BatchNorm(nn.BatchNorm2d):
 class _PlainConv(nn.Conv2d):
     """3x3 convolution with channels last; the move is a view."""
 
-    def __init__(self, in_channels: int, out_channels: int, padding_mode: Padding) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding_mode)
+    def __init__(self, in_channels: int, out_channels: int, beyond: Beyond) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1 if beyond == "zeros" else 0)
+        self.beyond = beyond
 
     def forward(self, input: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
+        for axis in (1, 2) if self.beyond != "zeros" else ():
+            first, last = input.narrow(axis, 0, 1), input.narrow(axis, -1, 1)
+            # Not by torch's padding modes: the gradient of "replicate" fails in compiled networks.
+            ends = (last, first) if self.beyond == "circular" else (first, last)
+            input = torch.cat([ends[0], input, ends[1]], axis)
         return super().forward(input.movedim(-1, 1)).movedim(1, -1)
 
 
@@ -227,12 +233,12 @@ def _activation(boundary: str, rate: float = 1) -> FilteredActivation:
     return FilteredActivation(nn.SiLU(), rate=rate, periodic=boundary == "periodic")
 
 
-def _plain_pair(in_channels: int, hidden: int, out_channels: int, boundary: str, *, beyond: Padding) -> nn.Sequential:
-    padding_mode = "circular" if boundary == "periodic" else beyond
+def _plain_pair(in_channels: int, hidden: int, out_channels: int, boundary: str, *, beyond: Beyond) -> nn.Sequential:
+    beyond = "circular" if boundary == "periodic" else beyond
     return nn.Sequential(
-        _PlainConv(in_channels, hidden, padding_mode),
+        _PlainConv(in_channels, hidden, beyond),
         _activation(boundary),
-        _PlainConv(hidden, out_channels, padding_mode),
+        _PlainConv(hidden, out_channels, beyond),
     )
 
 

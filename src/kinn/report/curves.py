@@ -236,7 +236,7 @@ def _spectra(experiment: Experiment) -> Iterator[Picture]:
         "svg",
         caption,
         alt,
-        _single(experiment, curves, "wavenumber", "Power", log_x=True),
+        _single(experiment, curves, "wavenumber", "Power of the truth and of each error", log_x=True),
     )
 
 

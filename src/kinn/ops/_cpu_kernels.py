@@ -171,26 +171,18 @@ def _rates(a, p, start, stop, like):
 
 
 @_compiled
-def _read_state(h, source, p, sequence, start, stop):
-    """`(s, d, n)` at `source` into tiles of `[n, lane]`."""
+def _move_state(h, memory, p, sequence, start, stop, write):
+    """Tiles of `[n, lane]` in `h` to, or from, `(s, d, n)` in memory."""
     d = start
     while d < stop:
         lanes = _lanes(stop - d)
         for j in range(min(lanes, stop - d)):
             for n in range(p.n):
-                h[(d - start) * p.n + n * lanes + j] = source[(sequence * p.d + d + j) * p.n + n]
-        d += lanes
-
-
-@_compiled
-def _write_state(h, target, p, sequence, start, stop):
-    """The inverse of `_read_state`."""
-    d = start
-    while d < stop:
-        lanes = _lanes(stop - d)
-        for j in range(min(lanes, stop - d)):
-            for n in range(p.n):
-                target[(sequence * p.d + d + j) * p.n + n] = h[(d - start) * p.n + n * lanes + j]
+                own, other = (d - start) * p.n + n * lanes + j, (sequence * p.d + d + j) * p.n + n
+                if write:
+                    memory[other] = h[own]
+                else:
+                    h[own] = memory[other]
         d += lanes
 
 
@@ -213,7 +205,7 @@ def forward(p, at, out, begin, end, least):
             b = sequence // lines
             h[:] = 0
             if at.initial_state != 0:
-                _read_state(h, initial_state, p, sequence, start, stop)
+                _move_state(h, initial_state, p, sequence, start, stop, False)
             for c in range(chunks):
                 count = min(p.chunk, steps - c * p.chunk)
                 _fill_rows(rows, p, sequence - b * lines, steps, c * p.chunk, count)
@@ -228,7 +220,7 @@ def forward(p, at, out, begin, end, least):
                                 h[own:], log2_rate[own:], inverse[own:], least_dt[d - start :],
                             )  # fmt: skip
                     d += lanes
-            _write_state(h, state, p, sequence, start, stop)
+            _move_state(h, state, p, sequence, start, stop, True)
         least[item, 0] = least_dt.min()
         least[item, 1] = least_a
 
@@ -307,7 +299,7 @@ def backward(p, at, out, begin, end, like):
             b = sequence // lines
             adjoint[:] = 0
             if out.dstate != 0:
-                _read_state(adjoint, dstate, p, sequence, start, stop)
+                _move_state(adjoint, dstate, p, sequence, start, stop, False)
             for c in range(chunks - 1, -1, -1):
                 count = min(p.chunk, steps - c * p.chunk)
                 _fill_rows(rows, p, sequence - b * lines, steps, c * p.chunk, count)
@@ -333,7 +325,7 @@ def backward(p, at, out, begin, end, like):
                     for n in range(p.n):
                         dB[i_out + n] = sum_dB[i * p.n + n]
                         dC[i_out + n] = sum_dC[i * p.n + n]
-            _write_state(adjoint, dinitial_state, p, sequence, start, stop)
+            _move_state(adjoint, dinitial_state, p, sequence, start, stop, True)
         d = start
         while d < stop:
             lanes = _lanes(stop - d)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kinn.nn.fourier import Modes, inverse, transform
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,8 +36,10 @@ class SpectralConv2d(nn.Module):
     Raises:
         ValueError: `n_modes` are not two positive integers.
 
-    The transform runs in float32 (float64 for float64 input) whatever the autocast state; the output has the dtype of
-    the input. The weights stay complex under `.to(dtype)`, which would otherwise drop their imaginary part.
+    Transforms and products run in float32 (float64 for float64 input) whatever the autocast state; the output has the
+    dtype of the input. Where few modes are kept the transforms are matrix products, which
+    `torch.set_float32_matmul_precision` applies to; elsewhere FFTs, with the same result to rounding. The weights stay
+    complex under `.to(dtype)`, which would otherwise drop their imaginary part.
 
     >>> SpectralConv2d(3, 5, (4, 4))(torch.rand(2, 16, 12, 3)).shape
     torch.Size([2, 16, 12, 5])
@@ -56,26 +60,29 @@ class SpectralConv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
         """Map `(b, h, w, in_channels)` to `(b, h, w, out_channels)`."""
-        _, height, width, _ = x.shape
-        wide = x if x.dtype == torch.float64 else x.float()
-        # One axis at a time, so that the second transform sees only the columns that are kept.
-        columns = min(self.n_modes[1], width // 2 + 1)
-        modes = torch.fft.fft(torch.fft.rfft(wide, dim=2)[:, :, :columns], dim=1)
-        positive = min(self.n_modes[0], (height + 1) // 2)
-        negative = min(self.n_modes[0], height // 2)
-        low = torch.cat((modes[:, :positive], modes[:, height - negative :]), dim=1)
-        weight = torch.cat(
-            (
-                self.weight_positive[:, :, :positive, :columns],
-                self.weight_negative[:, :, self.n_modes[0] - negative :, :columns],
-            ),
-            dim=2,
-        )
-        low = torch.einsum("bxyi,ioxy->bxyo", low, weight.to(low.dtype))
-        gap = low.new_zeros(low.shape[0], height - positive - negative, columns, self.out_channels)
-        spectrum = torch.cat((low[:, :positive], gap, low[:, positive:]), dim=1)
-        y = torch.fft.irfft(torch.fft.ifft(spectrum, dim=1), n=width, dim=2)
-        return y.to(x.dtype)
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._convolve(x)
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        modes = Modes.lowest((x.shape[1], x.shape[2]), self.n_modes)
+        spectrum = transform(x if x.dtype == torch.float64 else x.float(), modes)
+        return inverse(self._mix(spectrum, modes), modes).to(x.dtype)
+
+    def _mix(self, spectrum: Tensor, modes: Modes) -> Tensor:
+        """Multiply every mode by its matrix: real and imaginary parts by both parts of the weight at once."""
+        b, rows, _, columns, i = spectrum.shape
+        positive, negative = (torch.view_as_real(w) for w in (self.weight_positive, self.weight_negative))
+        first = self.n_modes[0] - modes.negative
+        weight = torch.cat((positive[:, :, : modes.positive, :columns], negative[:, :, first:, :columns]), dim=2)
+        weight = weight.to(spectrum.dtype)
+        weight = weight.permute(2, 3, 0, 4, 1).reshape(rows * columns, i, 2 * self.out_channels)
+        by_mode = spectrum.permute(1, 3, 2, 0, 4).reshape(rows * columns, 2 * b, i)
+        parts = torch.bmm(by_mode, weight).view(rows, columns, 2, b, 2, self.out_channels).permute(3, 0, 2, 4, 1, 5)
+        real = parts[:, :, 0, 0] - parts[:, :, 1, 1]
+        imaginary = parts[:, :, 0, 1] + parts[:, :, 1, 0]
+        return torch.stack((real, imaginary), dim=2)
 
     def extra_repr(self) -> str:
         """Constructor arguments, for `repr`."""

@@ -106,8 +106,8 @@ def test_one_float64_argument_makes_it_float64(make):
 
 def test_unusable_compiler_is_said_once(make, monkeypatch):
     arguments = make(1, (4,), 2, 2)
-    monkeypatch.setattr(kinn.ops, "unavailable", lambda: "numba is on holiday")
-    kinn.ops._warn_slow.cache_clear()
+    monkeypatch.setattr(kinn.ops.backends, "unavailable", lambda: "numba is on holiday")
+    kinn.ops.backends._warn_slow.cache_clear()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -118,7 +118,7 @@ def test_unusable_compiler_is_said_once(make, monkeypatch):
     assert seen[0].filename == __file__
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: numba is on holiday"):
         selective_scan(**arguments, backend="cpu")
-    kinn.ops._warn_slow.cache_clear()
+    kinn.ops.backends._warn_slow.cache_clear()
 
 
 def test_cpu_backend_wants_cpu_tensors(make):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kinn.ops import grid_scan
-from kinn.ops._threads import share
+from kinn.ops.cpu.threads import share
 
 
 @pytest.fixture

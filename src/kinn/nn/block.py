@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from kinn.nn.cell import KirchhoffCell
 from kinn.nn.routes import routes_for
 from kinn.nn.separable import SeparableConv
+from kinn.ops import cascade_scan
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -98,6 +100,7 @@ class KirchhoffBlock(nn.Module):
         self.d_model = d_model
         self.n_axes = n_axes
         self.wiring = wiring
+        self.injection = injection
         self.boundary = boundary
         self.lines = lines
         self.routes = routes_for(n_axes, 2 * n_axes if routes is None else routes)
@@ -143,27 +146,34 @@ class KirchhoffBlock(nn.Module):
             )
         evolution, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         evolution = F.silu(self.conv(evolution))
-        orders = [self._cascade(cells, route, evolution, dt_scale) for cells, route in zip(self.cascades, self.routes)]
-        y = sum(orders[1:], orders[0])
+        y = self._cascade(evolution, dt_scale)
         if self.output_norm is not None:
             y = self.output_norm(y)
         y = self.out_proj(y * F.silu(gate))
         x = x + (y if self.scale is None else self.scale * y)
         return x if self.mlp is None else x + self.mlp(x)
 
-    def _cascade(self, cells: Any, route: Any, drive: Tensor, dt_scale: float) -> Tensor:
-        """Dense aggregation of all orders along one route, Eqs. (23), (24)."""
-        total = None
-        for cell in cells:
-            y = cell(
-                drive, dt_scale=dt_scale, axis=route.axis, reverse=route.reverse, lines=self.lines,
-                boundary=self.boundary,
-            )  # fmt: skip
-            total = y if total is None else total + y
-            if self.wiring == "series":
-                drive = y
-        assert total is not None
-        return total
+    def _cascade(self, drive: Tensor, dt_scale: float) -> Tensor:
+        """Dense aggregation of all orders along all routes, Eqs. (23), (24)."""
+        cells: list[Any] = list(itertools.chain.from_iterable(cast("Any", self.cascades)))
+
+        def stacked(parameters: list[Tensor]) -> Tensor:
+            return torch.stack(parameters).unflatten(0, (len(self.routes), -1))
+
+        return cascade_scan(
+            drive,
+            stacked([cell.x_proj.weight for cell in cells]),
+            stacked([cell.dt_proj.weight for cell in cells]),
+            stacked([cell.dt_proj.bias for cell in cells]),
+            stacked([cell.A_log for cell in cells]).exp(),
+            stacked([cell.D for cell in cells]),
+            routes=self.routes,
+            wiring=self.wiring,
+            injection=self.injection,
+            dt_scale=dt_scale,
+            lines=self.lines,
+            boundary=self.boundary,
+        )
 
     def extra_repr(self) -> str:
         """What the sub-modules do not show, for `repr`."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Route", "routes_for"]
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """One scan direction.
 
     Attributes:

@@ -257,7 +257,9 @@ def _binary(function, instruction):
         return None
 
 
-for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+for _function, _instruction in (
+    (operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")
+):  # fmt: skip
     _binary(_function, _instruction)
 
 
@@ -314,3 +316,27 @@ def expm1_and_slope(typingctx, exponent):
         return context.make_tuple(builder, signature.return_type, (e, slope))
 
     return types.UniTuple(exponent, 2)(exponent), codegen
+
+
+@intrinsic
+def softplus(typingctx, x):
+    """`log(1 + exp(x))`, to full relative precision also where it is tiny."""
+
+    def codegen(context, builder, signature, args):
+        zero, one, two = (_constant(x, value) for value in (0.0, 1.0, 2.0))
+        negative = builder.fcmp_ordered("<", args[0], zero)
+        below = builder.select(negative, args[0], builder.fneg(args[0]))  # -|x|
+        _, f, s, q = _reduced(builder, x, builder.fmul(below, _constant(x, 1 / math.log(2.0))))
+        g = builder.fmul(f, _fma(builder, q, f, _constant(x, math.log(2.0))))
+        e = _fma(builder, s, g, s)
+        # log(1 + e) = 2 atanh(t), t = e / (2 + e) <= 1/3, by its series.
+        t = builder.fdiv(e, builder.fadd(e, two))
+        square = builder.fmul(t, t)
+        series = _constant(x, 0.0)
+        for k in range(7 if x.dtype.bitwidth == 32 else 16, 0, -1):
+            series = _fma(builder, series, square, _constant(x, 1 / (2 * k + 1)))
+        series = _fma(builder, series, square, one)
+        above = builder.select(negative, zero, args[0])
+        return _fma(builder, builder.fmul(two, t), series, above)
+
+    return x(x), codegen

@@ -6,63 +6,21 @@ forward keeps the states every few steps, from which the backward recomputes the
 
 from __future__ import annotations
 
-import functools
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kinn.ops._threads import share
+from kinn.ops.cpu.compiled import FLOOR, address, checkpoint_steps, groups_for, load_kernels, rows_of, run_items
+from kinn.ops.cpu.records import TILE, Cells, Size
 from kinn.ops.path import Path
 from kinn.ops.reference import check_sign
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from jaxtyping import Float
 
-# The smallest decay rate that is told from none. Squares of its inverse must stay finite.
-_FLOOR = {torch.float32: 1e-15, torch.float64: 1e-100}
 _MAX_BLOCKS = 64  # of sequences: bounds the partial sums of the gradient of a
-_PART_WORK = 1 << 19  # b m d n: less than this is not worth a handover between threads
-
-
-def unavailable() -> str | None:
-    """Why the compiled kernels cannot run here, or None if they can."""
-    return _load()[1]
-
-
-# What torch.compiler.assume_constant_result sets; calling that would import torch._dynamo, a second at every start.
-unavailable._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
-
-
-@functools.cache
-def _load() -> tuple[ModuleType | None, str | None]:
-    try:
-        import numba
-        from numba.core import event
-
-        if getattr(numba.config, "DISABLE_JIT", False):
-            return None, "numba's compiler is switched off by NUMBA_DISABLE_JIT"
-        from kinn.ops import _cpu_kernels as kernels
-    except Exception as error:  # whatever keeps numba from working, the reference still does
-        return None, f"numba cannot be used ({type(error).__name__}: {error})"
-
-    class Announce(event.Listener):
-        said = False
-
-        def on_start(self, event):
-            if not self.said and event.data["dispatcher"].py_func.__module__ == kernels.__name__:
-                type(self).said = True
-                print("kinn: compiling the CPU kernels (once; they are cached on disk)", file=sys.stderr, flush=True)
-
-        def on_end(self, event):
-            pass
-
-    event.register("numba:compile", Announce())
-    return kernels, None
 
 
 def scan_cpu(
@@ -96,19 +54,18 @@ def scan_cpu(
     "(Tensor, Tensor, Tensor)",
 )
 def _forward(x, dt, a, B, C, D, initial_state, outer, length, inner, joined, reverse, zoh, save):
-    kernels, reason = _load()
-    if kernels is None:
-        raise RuntimeError(f"kinn::selective_scan: {reason}")
+    kernels = load_kernels("scan")
     path = Path(outer, length, inner, joined, reverse)
     y, state, checkpoints = _forward_fake(
         x, dt, a, B, C, D, initial_state, outer, length, inner, joined, reverse, zoh, save
     )
     plan = _plan(kernels, x, a, path, zoh)
-    inputs, _alive = _inputs(kernels, x, dt, a, B, C, D, initial_state, checkpoints)
-    outputs = kernels.Outputs(y.data_ptr(), state.data_ptr())
+    inputs, _alive = _inputs(x, dt, a, B, C, D, checkpoints)
+    initial_state = None if initial_state is None else initial_state.contiguous()
+    outputs = kernels.Outputs(address(initial_state), rows_of(y)[0], state.data_ptr())
     items = plan.blocks * plan.groups
     least = np.zeros((items, 2), np.float32 if x.dtype == torch.float32 else np.float64)
-    _run(kernels.forward, plan, inputs, outputs, least)
+    run_items(kernels.forward, items, x.numel() * plan.size.n, plan, inputs, outputs, like=least)
     if items:
         check_sign(*least.min(axis=0).tolist())
     return y, state, checkpoints
@@ -119,7 +76,7 @@ def _forward_fake(x, dt, a, B, C, D, initial_state, outer, length, inner, joined
     path = Path(outer, length, inner, joined, reverse)
     (batch, _, d), n = x.shape, a.shape[1]
     sequences = batch * path.sequences
-    chunks = -(-path.steps // _chunk(n))
+    chunks = -(-path.steps // checkpoint_steps(n))
     checkpoints = x.new_empty((sequences, chunks, n, d) if save else (0,))
     return x.new_empty(x.shape), x.new_empty((sequences, d, n)), checkpoints
 
@@ -133,29 +90,28 @@ def _forward_fake(x, dt, a, B, C, D, initial_state, outer, length, inner, joined
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dy, dstate, x, dt, a, B, C, D, checkpoints, outer, length, inner, joined, reverse, zoh):
-    kernels, _ = _load()
-    assert kernels is not None, "the forward has run"
+    kernels = load_kernels("scan")
     path = Path(outer, length, inner, joined, reverse)
     plan = _plan(kernels, x, a, path, zoh)
     dx, ddt, _, _, _, _, dinitial_state = _backward_fake(
         dy, dstate, x, dt, a, B, C, D, checkpoints, outer, length, inner, joined, reverse, zoh
     )
-    da = x.new_empty(plan.blocks, plan.n, plan.d)
+    da = x.new_empty(plan.blocks, plan.size.n, plan.size.d)
     dB, dC = B.new_empty(plan.groups, *B.shape), C.new_empty(plan.groups, *C.shape)
-    dD = x.new_empty(plan.blocks, 0 if D is None else plan.d)
-    inputs, _alive = _inputs(kernels, x, dt, a, B, C, D, None, checkpoints)
-    given, _dy = _rows(kernels, dy)
+    dD = x.new_empty(plan.blocks, 0 if D is None else plan.size.d)
+    inputs, _alive = _inputs(x, dt, a, B, C, D, checkpoints)
+    given, _dy = rows_of(dy)
     dstate = None if dstate is None else dstate.contiguous()
     gradients = kernels.Gradients(
-        given, _address(dstate), *(t.data_ptr() for t in (dx, ddt, da, dB, dC, dD, dinitial_state))
-    )
-    _run(
+        given, address(dstate), rows_of(dx)[0], rows_of(ddt)[0],
+        *(t.data_ptr() for t in (da, dB, dC, dD, dinitial_state)),
+    )  # fmt: skip
+    run_items(
         kernels.backward,
-        plan,
-        inputs,
-        gradients,
-        np.empty((0, 0), np.float32 if x.dtype == torch.float32 else np.float64),
-    )
+        plan.blocks * plan.groups,
+        x.numel() * plan.size.n,
+        plan, inputs, gradients, like=np.empty((0, 0), np.float32 if x.dtype == torch.float32 else np.float64),
+    )  # fmt: skip
     dB, dC = (t[0] if plan.groups == 1 else t.sum(0) for t in (dB, dC))
     return dx, ddt, da.sum(0).t().contiguous(), dB, dC, dD.sum(0), dinitial_state
 
@@ -198,55 +154,17 @@ torch.library.register_autograd("kinn::selective_scan", _gradients, setup_contex
 torch.library.register_autograd("kinn::selective_scan_backward", _refuse_second_order)
 
 
-def _chunk(n: int) -> int:
-    """Steps between kept states: memory for states against scratch that stays in the nearer caches."""
-    return max(16, min(64, 512 // max(n, 1)))
-
-
 def _plan(kernels, x: Tensor, a: Tensor, path: Path, zoh: bool):
     (batch, _, d), n = x.shape, a.shape[1]
     blocks = min(batch * path.sequences, _MAX_BLOCKS)
-    groups = _groups(blocks, -(-d // kernels.TILE), torch.get_num_threads())
-    return kernels.Plan(batch, d, n, *path, zoh, _FLOOR[x.dtype], _chunk(n), blocks, groups)
+    groups = groups_for(blocks, -(-d // TILE), torch.get_num_threads())
+    size = Size(d, n, checkpoint_steps(n), zoh, FLOOR[x.dtype])
+    return kernels.Plan(batch, size, path, blocks, groups)
 
 
-def _groups(blocks: int, tiles: int, threads: int) -> int:
-    """Groups of channel tiles to cut each block into: the fewest that keep the threads four fifths busy."""
-    candidates = range(1, min(tiles, threads) + 1)
-    busy = {}
-    for groups in candidates:
-        rounds = -(-blocks * groups // threads) * -(-tiles // groups)
-        busy[groups] = blocks * tiles / (threads * rounds) if rounds else 1.0
-        if busy[groups] >= 0.8:
-            return groups
-    return max(busy, key=busy.__getitem__, default=1)
-
-
-def _run(kernel, plan, inputs, outputs, array) -> None:
-    items, threads = plan.blocks * plan.groups, torch.get_num_threads()
-    work = plan.batch * plan.outer * plan.length * plan.inner * plan.d * plan.n
-    # More parts than threads even out what else the machine does; whole rounds of them leave no thread idle.
-    parts = min(items, work // _PART_WORK, 16 * threads)
-    parts -= parts % threads if parts > threads else 0
-    if threads == 1 or parts <= 1:
-        kernel(plan, inputs, outputs, 0, items, array)
-    else:
-        share(lambda i: kernel(plan, inputs, outputs, items * i // parts, items * (i + 1) // parts, array), parts)
-
-
-def _inputs(kernels, x, dt, a, B, C, D, initial_state, checkpoints):
+def _inputs(x, dt, a, B, C, D, checkpoints):
     """The kernels' view of the inputs, and the tensors that keep it alive."""
-    rows, alive = zip(*(_rows(kernels, t) for t in (x, dt, B, C)))
-    a, D, initial_state = (None if t is None else t.contiguous() for t in (a, D, initial_state))
-    addresses = (_address(t) for t in (a, D, initial_state, checkpoints))
-    return kernels.Inputs(*rows, *addresses), (*alive, a, D, initial_state)
-
-
-def _rows(kernels, tensor: Tensor):
-    if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
-        tensor = tensor.contiguous()
-    return kernels.Rows(tensor.data_ptr(), tensor.stride(0), tensor.stride(1)), tensor
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()
+    (x_rows, x), (dt_rows, dt), (B_rows, B), (C_rows, C) = map(rows_of, (x, dt, B, C))
+    a, D = a.contiguous(), None if D is None else D.contiguous()
+    cells = Cells(x_rows, dt_rows, B_rows, C_rows, address(a), address(D), address(checkpoints))
+    return cells, (x, dt, B, C, a, D)

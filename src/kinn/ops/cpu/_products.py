@@ -1,0 +1,101 @@
+"""Products of small row-major matrices, for a chunk of steps while it is in the near caches.
+
+Columns are padded to whole vectors of `TILE` lanes and rows to fours, so that no product has an edge; what the padding
+holds is never read as a result.
+"""
+
+# pyright: reportCallIssue=false
+
+from __future__ import annotations
+
+from kinn.ops.cpu._tiles import part
+from kinn.ops.cpu._vector import load, load_first, splat, store, store_first
+from kinn.ops.cpu.records import TILE
+
+
+@part
+def padded(size, multiple):
+    """`size` rounded up."""
+    return (size + multiple - 1) // multiple * multiple
+
+
+@part
+def multiply(zero, left, left_row, left_column, right, right_row, out, out_row, rows, inner, columns, add):
+    """`out[i, j] = sum_k left[i, k] right[k, j]`, added to what `out` holds if `add`.
+
+    All three are pointers; element `(i, k)` of `left` is `left[i left_row + k left_column]`, so it may be transposed.
+    Writes rows and columns up to whole fours and vectors.
+    """
+    for i in range(0, rows, 4):
+        l0 = i * left_row
+        l1, l2, l3 = l0 + left_row, l0 + 2 * left_row, l0 + 3 * left_row
+        o0 = i * out_row
+        o1, o2, o3 = o0 + out_row, o0 + 2 * out_row, o0 + 3 * out_row
+        j = 0
+        while j < columns:
+            if columns - j > 2 * TILE:
+                v, w = j + TILE, j + 2 * TILE
+                a0 = b0 = c0 = a1 = b1 = c1 = a2 = b2 = c2 = a3 = b3 = c3 = zero
+                if add:
+                    a0, b0, c0 = load(out, o0 + j, zero), load(out, o0 + v, zero), load(out, o0 + w, zero)
+                    a1, b1, c1 = load(out, o1 + j, zero), load(out, o1 + v, zero), load(out, o1 + w, zero)
+                    a2, b2, c2 = load(out, o2 + j, zero), load(out, o2 + v, zero), load(out, o2 + w, zero)
+                    a3, b3, c3 = load(out, o3 + j, zero), load(out, o3 + v, zero), load(out, o3 + w, zero)
+                for k in range(inner):
+                    m, r = k * left_column, k * right_row
+                    x, y, z = load(right, r + j, zero), load(right, r + v, zero), load(right, r + w, zero)
+                    f = splat(zero, left[l0 + m])
+                    a0, b0, c0 = a0 + f * x, b0 + f * y, c0 + f * z
+                    f = splat(zero, left[l1 + m])
+                    a1, b1, c1 = a1 + f * x, b1 + f * y, c1 + f * z
+                    f = splat(zero, left[l2 + m])
+                    a2, b2, c2 = a2 + f * x, b2 + f * y, c2 + f * z
+                    f = splat(zero, left[l3 + m])
+                    a3, b3, c3 = a3 + f * x, b3 + f * y, c3 + f * z
+                store(out, o0 + j, a0)
+                store(out, o0 + v, b0)
+                store(out, o0 + w, c0)
+                store(out, o1 + j, a1)
+                store(out, o1 + v, b1)
+                store(out, o1 + w, c1)
+                store(out, o2 + j, a2)
+                store(out, o2 + v, b2)
+                store(out, o2 + w, c2)
+                store(out, o3 + j, a3)
+                store(out, o3 + v, b3)
+                store(out, o3 + w, c3)
+                j += 3 * TILE
+            else:
+                a0 = a1 = a2 = a3 = zero
+                if add:
+                    a0, a1 = load(out, o0 + j, zero), load(out, o1 + j, zero)
+                    a2, a3 = load(out, o2 + j, zero), load(out, o3 + j, zero)
+                for k in range(inner):
+                    m = k * left_column
+                    x = load(right, k * right_row + j, zero)
+                    a0, a1 = a0 + splat(zero, left[l0 + m]) * x, a1 + splat(zero, left[l1 + m]) * x
+                    a2, a3 = a2 + splat(zero, left[l2 + m]) * x, a3 + splat(zero, left[l3 + m]) * x
+                store(out, o0 + j, a0)
+                store(out, o1 + j, a1)
+                store(out, o2 + j, a2)
+                store(out, o3 + j, a3)
+                j += TILE
+
+
+@part
+def gather(zero, source, offset, row, rows, columns, out, out_row):
+    """Bring the rows `rows` of a matrix with stride `row` together."""
+    for i, r in enumerate(rows):
+        for j in range(0, columns, TILE):
+            store(out, i * out_row + j, load_first(source, offset + r * row + j, min(TILE, columns - j), zero))
+
+
+@part
+def scatter(zero, source, source_row, rows, columns, out, offset, row, add):
+    """The way back; `add` to what is there."""
+    for i, r in enumerate(rows):
+        for j in range(0, columns, TILE):
+            value, at = load(source, i * source_row + j, zero), offset + r * row + j
+            if add:
+                value = value + load_first(out, at, min(TILE, columns - j), zero)
+            store_first(out, at, min(TILE, columns - j), value)

@@ -1,0 +1,174 @@
+"""Numba kernels of the selective scan. Sequential, nogil; `scan.py` splits the work and hands out memory.
+
+A kernel works on *items*: item `i` is block `i // groups` of consecutive sequences and group `i % groups` of the
+channels. Within an item time advances in short chunks that stay in the near caches: chunk, then tile, then step, then
+potential.
+"""
+
+# pyright: reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import literal_unroll
+
+from kinn.ops.cpu._tiles import (
+    extent,
+    fill_rows,
+    finish_rates,
+    kernel,
+    lanes_of,
+    move_state,
+    part,
+    rates_of,
+    recompute_tile,
+    return_tile,
+    room_for,
+    scan_chunk,
+    scratch,
+    sum_lanes,
+)
+from kinn.ops.cpu._vector import pointer, size, zeros
+from kinn.ops.cpu.records import NARROW, TILE, WIDE, Rows, Size
+from kinn.ops.path import Path
+
+# The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
+PARTS_SHA256 = "b2bfe38bfdafcd3f"
+
+
+class Plan(NamedTuple):
+    """Sizes, the path, and how the work is cut."""
+
+    batch: int
+    size: Size
+    path: Path
+    blocks: int
+    groups: int
+
+
+class Outputs(NamedTuple):
+    """What the forward kernel reads first and writes: potentials `(sequences, d, n)`, `y` `(b, m, d)`."""
+
+    initial_state: int
+    y: Rows
+    state: int
+
+
+class Gradients(NamedTuple):
+    """What the backward kernel reads and writes.
+
+    Written contiguously: `dB`, `dC` `(groups, b, m, n)`; `da` `(blocks, n, d)`; `dD` `(blocks, d)`; `dinitial_state`
+    `(sequences, d, n)`. Partial sums are the caller's to reduce.
+    """
+
+    dy: Rows
+    dstate: int
+    dx: Rows
+    ddt: Rows
+    da: int
+    dB: int  # noqa: N815
+    dC: int  # noqa: N815
+    dD: int  # noqa: N815
+    dinitial_state: int
+
+
+@part
+def _channels(p, group):
+    """The channels `start .. stop` of a group."""
+    tiles = (p.size.d + TILE - 1) // TILE
+    return tiles * group // p.groups * TILE, min(tiles * (group + 1) // p.groups * TILE, p.size.d)
+
+
+@kernel
+def forward(p, at, out, begin, end, least):
+    """Scan items `begin .. end`; `least` receives, per item, the smallest `dt` and the smallest `a` (0 if positive)."""
+    s = p.size
+    a, state = pointer(at.a, least), pointer(out.state, least)
+    lines, steps = extent(p.path)
+    sequences, chunks = p.batch * lines, (steps + s.chunk - 1) // s.chunk
+    rows = np.empty(s.chunk, np.int64)
+    kinds = zeros(least, WIDE), zeros(least, TILE), zeros(least, NARROW)
+    for item in range(begin, end):
+        block, group = item // p.groups, item % p.groups
+        start, stop = _channels(p, group)
+        room = room_for(s, stop - start)
+        rates = scratch(room, least), scratch(room, least), scratch(room, least)
+        least_a = rates_of(a, s, start, stop, rates)
+        h = scratch(room, least)
+        least_dt = np.zeros(stop - start + WIDE, least.dtype)
+        for sequence in range(sequences * block // p.blocks, sequences * (block + 1) // p.blocks):
+            b = sequence // lines
+            h[:] = 0
+            if out.initial_state != 0:
+                move_state(h, pointer(out.initial_state, least), s, sequence, start, stop, False)
+            for c in range(chunks):
+                count = min(s.chunk, steps - c * s.chunk)
+                fill_rows(rows, p.path, sequence - b * lines, steps, c * s.chunk, count)
+                kept = (sequence * chunks + c) * s.n * s.d
+                scan_chunk(kinds, s, at, out.y, rows[:count], b, kept, start, stop, h, rates, least_dt)
+            move_state(h, state, s, sequence, start, stop, True)
+        least[item, 0] = least_dt.min()
+        least[item, 1] = least_a
+
+
+@kernel
+def backward(p, at, out, begin, end, like):
+    """Gradients of items `begin .. end`; `like` is any array of the element type."""
+    s = p.size
+    dB, dC, dD = pointer(out.dB, like), pointer(out.dC, like), pointer(out.dD, like)
+    lines, steps = extent(p.path)
+    positions = p.path.outer * p.path.length * p.path.inner
+    sequences, chunks = p.batch * lines, (steps + s.chunk - 1) // s.chunk
+    rows = np.empty(s.chunk, np.int64)
+    kinds = zeros(like, WIDE), zeros(like, TILE), zeros(like, NARROW)
+    most = (s.chunk * s.n + TILE - 1) // TILE * TILE  # whole groups of TILE vectors are summed over lanes together
+    lane_dB, lane_dC = scratch(most * TILE, like), scratch(most * TILE, like)
+    sum_dB, sum_dC = np.empty(most, like.dtype), np.empty(most, like.dtype)
+    most = s.chunk * s.n * WIDE
+    keep = (scratch(most, like), scratch(most, like), scratch(most + s.n * WIDE, like))
+    for item in range(begin, end):
+        block, group = item // p.groups, item % p.groups
+        start, stop = _channels(p, group)
+        room = room_for(s, stop - start)
+        rate, inverse, log2_rate = scratch(room, like), scratch(room, like), scratch(room, like)
+        rates_of(pointer(at.a, like), s, start, stop, (rate, inverse, log2_rate))
+        adjoint, sum_da = scratch(room, like), scratch(room, like)
+        sum_da[:] = 0
+        sum_dD = np.zeros(stop - start + WIDE, like.dtype)
+        for sequence in range(sequences * block // p.blocks, sequences * (block + 1) // p.blocks):
+            b = sequence // lines
+            adjoint[:] = 0
+            if out.dstate != 0:
+                move_state(adjoint, pointer(out.dstate, like), s, sequence, start, stop, False)
+            for c in range(chunks - 1, -1, -1):
+                count = min(s.chunk, steps - c * s.chunk)
+                fill_rows(rows, p.path, sequence - b * lines, steps, c * s.chunk, count)
+                kept = (sequence * chunks + c) * s.n * s.d
+                lane_dB[:] = 0
+                lane_dC[:] = 0
+                d = start
+                while d < stop:
+                    lanes, own = lanes_of(stop - d), (d - start) * s.n
+                    rates = (rate[own:], inverse[own:], log2_rate[own:])
+                    for zero in literal_unroll(kinds):
+                        if size(zero) == lanes:
+                            recompute_tile(zero, s, at, None, rows[:count], b, kept, d, rates, keep)
+                            return_tile(
+                                zero, s, at, out.dy, out.dx, out.ddt, rows[:count], b, d, rates, keep,
+                                adjoint[own:], sum_da[own:], sum_dD[d - start :], lane_dB, lane_dC,
+                            )  # fmt: skip
+                    d += lanes
+                sum_lanes(kinds[1], lane_dB, sum_dB, count * s.n)
+                sum_lanes(kinds[1], lane_dC, sum_dC, count * s.n)
+                for i in range(count):
+                    i_out = ((group * p.batch + b) * positions + rows[i]) * s.n
+                    for n in range(s.n):
+                        dB[i_out + n] = sum_dB[i * s.n + n]
+                        dC[i_out + n] = sum_dC[i * s.n + n]
+            move_state(adjoint, pointer(out.dinitial_state, like), s, sequence, start, stop, True)
+        finish_rates(s, start, stop, inverse, sum_da, pointer(out.da + block * s.n * s.d * like.itemsize, like))
+        if at.D != 0:
+            for d in range(start, stop):
+                dD[block * s.d + d] = sum_dD[d - start]

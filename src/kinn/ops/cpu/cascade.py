@@ -1,0 +1,215 @@
+"""The whole cascade on the CPU: the torch operators `kinn::cascade_scan` and its backward, over numba kernels.
+
+Nothing is stored between forward and backward but the states of the cells every few steps: steps, couplings and the
+outputs of all cells but the last are formed again, chunk by chunk, while they are in the near caches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kinn.ops.cpu.compiled import FLOOR, groups_for, load_kernels, rows_of, run_items
+from kinn.ops.cpu.records import TILE, Size
+from kinn.ops.path import Path
+from kinn.ops.reference import check_sign
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float
+
+_MAX_BLOCKS = 32  # of the batch: bounds the partial sums of the parameters' gradients
+_CHUNK = 20480  # channels times potentials times steps that are worked on at a time: what a near cache holds
+
+
+def cascade_fits(batch: int, routes: int) -> bool:
+    """Whether the whole cascade keeps half of the threads busy: it is cut between batch elements and routes alone."""
+    return torch.compiler.is_compiling() or 2 * min(batch, _MAX_BLOCKS) * routes >= torch.get_num_threads()
+
+
+def cascade_cpu(
+    x: Float[Tensor, "b m d"],
+    projection: Float[Tensor, "r k p d"],
+    dt_weight: Float[Tensor, "r k d rank"],
+    dt_bias: Float[Tensor, "r k d"],
+    a: Float[Tensor, "r k d n"],
+    D: Float[Tensor, "r k d"],
+    paths: Sequence[Path],
+    series: bool,
+    injection: str,
+    dt_scale: float,
+) -> Float[Tensor, "b m d"]:
+    """Compiled counterpart of scanning cell after cell, over flattened grids and with a zero boundary.
+
+    All tensors float32 or all float64. Differentiable once.
+    """
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, projection, dt_weight, dt_bias, a, D))
+    flat = [int(value) if isinstance(value, bool) else value for path in paths for value in path]
+    y, _ = torch.ops.kinn.cascade_scan(
+        x, projection, dt_weight, dt_bias, a, D, flat, series, injection == "zoh", dt_scale, save
+    )
+    return y
+
+
+def _fake(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, dt_scale, save):
+    kept = _kept_at(x, a, _paths(flat))[-1] if save else 0
+    return x.new_empty(x.shape), x.new_empty((kept,))
+
+
+@torch.library.custom_op(
+    "kinn::cascade_scan",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor x, Tensor projection, Tensor dt_weight, Tensor dt_bias, Tensor a, Tensor D, SymInt[] paths, "
+    "bool series, bool zoh, float dt_scale, bool save) -> (Tensor, Tensor)",
+)
+def _forward(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, dt_scale, save):
+    kernels, paths = load_kernels("cascade"), _paths(flat)
+    check_sign(0.0, a.amin().item() if a.numel() else 0.0)
+    _, checkpoints = _fake(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, dt_scale, save)
+    plan = _plan(kernels, x, dt_weight, a, paths, series, zoh, dt_scale)
+    parameters, _alive = _parameters(kernels, projection, dt_weight, dt_bias, a, D)
+    y = x.new_empty(plan.groups, *x.shape)
+    rows, _x = rows_of(x)
+    run_items(
+        kernels.forward,
+        plan.blocks * plan.groups,
+        x.numel() * plan.size.n * plan.routes * plan.cells,
+        plan, parameters, _table(paths), np.array(_kept_at(x, a, paths)), rows, rows_of(y[0])[0], x.numel(),
+        checkpoints.data_ptr() if save else 0, like=_like(x),
+    )  # fmt: skip
+    return y[0] if plan.groups == 1 else y.sum(0), checkpoints
+
+
+torch.library.register_fake("kinn::cascade_scan", _fake)
+
+
+@torch.library.custom_op(
+    "kinn::cascade_scan_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor dy, Tensor x, Tensor projection, Tensor dt_weight, Tensor dt_bias, Tensor a, Tensor D, "
+    "Tensor checkpoints, SymInt[] paths, bool series, bool zoh, float dt_scale) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, series, zoh, dt_scale):
+    kernels, paths = load_kernels("cascade"), _paths(flat)
+    plan = _plan(kernels, x, dt_weight, a, paths, series, zoh, dt_scale)
+    parameters, _alive = _parameters(kernels, projection, dt_weight, dt_bias, a, D)
+    cells = plan.routes * plan.cells
+    d, n, width = plan.size.d, plan.size.n, projection.shape[2]
+    dx = x.new_empty(plan.groups, *x.shape)
+    dp = _padded(d, TILE)
+    sums = (
+        x.new_zeros(plan.blocks, cells, _padded(width, 4), dp),
+        x.new_zeros(plan.blocks, cells, _padded(plan.rank, 4), dp),
+        x.new_zeros(plan.blocks, cells, dp),
+        x.new_empty(plan.blocks, cells, n, d),
+        x.new_empty(plan.blocks, cells, d),
+    )
+    given, _dy = rows_of(dy)
+    rows, _x = rows_of(x)
+    run_items(
+        kernels.backward,
+        plan.blocks * plan.groups,
+        x.numel() * plan.size.n * plan.routes * plan.cells,
+        plan, parameters, _table(paths), np.array(_kept_at(x, a, paths)), rows, given, rows_of(dx[0])[0],
+        x.numel(), checkpoints.data_ptr(), kernels.Sums(*(t.data_ptr() for t in sums)), like=_like(x),
+    )  # fmt: skip
+    to_projection, to_lift, to_bias, to_a, to_D = (t.sum(0).unflatten(0, a.shape[:2]) for t in sums)
+    return (
+        dx[0] if plan.groups == 1 else dx.sum(0),
+        to_projection[:, :, :width, :d].contiguous(),
+        to_lift[:, :, : plan.rank, :d].transpose(2, 3).contiguous(),
+        to_bias[:, :, :d].contiguous(),
+        to_a.transpose(2, 3).contiguous(),
+        to_D.contiguous(),
+    )
+
+
+@torch.library.register_fake("kinn::cascade_scan_backward")
+def _(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, series, zoh, dt_scale):
+    return tuple(x.new_empty(t.shape) for t in (x, projection, dt_weight, dt_bias, a, D))
+
+
+def _save_context(ctx, inputs, output):
+    *tensors, ctx.flat, ctx.series, ctx.zoh, ctx.dt_scale, save = inputs
+    assert save, "the forward was told that no gradient is needed"
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, dy, _):
+    if dy is None:
+        return (None,) * 11
+    gradients = torch.ops.kinn.cascade_scan_backward(
+        dy, *ctx.saved_tensors, ctx.flat, ctx.series, ctx.zoh, ctx.dt_scale
+    )
+    return (*gradients, None, None, None, None, None)
+
+
+def _refuse_second_order(ctx, *gradients):
+    raise RuntimeError('the compiled cascade is differentiable once; use backend="reference" for second derivatives')
+
+
+torch.library.register_autograd("kinn::cascade_scan", _gradients, setup_context=_save_context)
+torch.library.register_autograd("kinn::cascade_scan_backward", _refuse_second_order)
+
+
+def _paths(flat: Sequence[int]) -> list[Path]:
+    rows = (flat[i : i + 5] for i in range(0, len(flat), 5))
+    return [Path(outer, length, inner, bool(joined), bool(reverse)) for outer, length, inner, joined, reverse in rows]
+
+
+def _table(paths: Sequence[Path]) -> np.ndarray:
+    return np.array(paths, np.int64).reshape(-1, 5)
+
+
+def _steps(d: int, n: int) -> int:
+    return max(8, min(64, _CHUNK // max(d * n, 1) // 4 * 4))
+
+
+def _kept_at(x: Tensor, a: Tensor, paths: Sequence[Path]):
+    """Where the states of each route begin, and how many numbers there are in all."""
+    _, cells, d, n = a.shape
+    ends = [0]
+    for path in paths:
+        chunks = -(-path.steps // _steps(d, n))
+        ends.append(ends[-1] + x.shape[0] * path.sequences * chunks * cells * d * n)
+    return ends
+
+
+def _plan(kernels, x, dt_weight, a, paths, series, zoh, dt_scale):
+    batch, (routes, cells, d, n) = x.shape[0], a.shape
+    blocks = min(batch, _MAX_BLOCKS)
+    groups = groups_for(blocks, routes, torch.get_num_threads())
+    size = Size(d, n, _steps(d, n), zoh, FLOOR[x.dtype])
+    return kernels.Plan(batch, routes, cells, dt_weight.shape[-1], series, dt_scale, size, blocks, groups)
+
+
+def _parameters(kernels, projection, dt_weight, dt_bias, a, D):
+    """The parameters in the kernels' layout, and the tensors that keep them alive."""
+
+    def pad(tensor):
+        tensor = tensor.contiguous()
+        return F.pad(tensor, (0, -tensor.shape[-1] % TILE))
+
+    lift = dt_weight
+    tensors = (
+        pad(projection), pad(projection.transpose(2, 3)), pad(lift), pad(lift.transpose(2, 3)), pad(dt_bias),
+        a.contiguous(), D.contiguous(),
+    )  # fmt: skip
+    return kernels.Parameters(*(t.data_ptr() for t in tensors)), tensors
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _like(x: Tensor) -> np.ndarray:
+    return np.empty(0, np.float32 if x.dtype == torch.float32 else np.float64)

@@ -1,0 +1,106 @@
+"""Whether the compiled kernels can run, and how tensors are handed to them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kinn.ops.cpu.records import Rows
+from kinn.ops.cpu.threads import share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+_PART_WORK = 1 << 19  # b m d n: less than this is not worth a handover between threads
+# The smallest decay rate that is told from none. Squares of its inverse must stay finite.
+FLOOR = {torch.float32: 1e-15, torch.float64: 1e-100}
+
+
+def unavailable() -> str | None:
+    """Why the compiled kernels cannot run here, or None if they can."""
+    return _unavailable()
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import torch._dynamo, a second at every start.
+unavailable._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@functools.cache
+def _unavailable() -> str | None:
+    try:
+        import numba
+        from numba.core import event
+
+        if getattr(numba.config, "DISABLE_JIT", False):
+            return "numba's compiler is switched off by NUMBA_DISABLE_JIT"
+        from kinn.ops.cpu import _scan_kernels  # noqa: F401
+    except Exception as error:  # whatever keeps numba from working, the reference still does
+        return f"numba cannot be used ({type(error).__name__}: {error})"
+
+    class Announce(event.Listener):
+        said = False
+
+        def on_start(self, event):
+            if not self.said and event.data["dispatcher"].py_func.__module__.startswith(f"{__package__}._"):
+                type(self).said = True
+                print("kinn: compiling the CPU kernels (once; they are cached on disk)", file=sys.stderr, flush=True)
+
+        def on_end(self, event):
+            pass
+
+    event.register("numba:compile", Announce())
+    return None
+
+
+def load_kernels(name: str) -> Any:
+    """The module of the kernels of an operator, "scan" or "cascade"."""
+    reason = unavailable()
+    if reason is not None:
+        raise RuntimeError(f"kinn: the operator has no kernel: {reason}")
+    return importlib.import_module(f"{__package__}._{name}_kernels")
+
+
+def checkpoint_steps(n: int) -> int:
+    """Steps between kept states: memory for states against scratch that stays in the nearer caches."""
+    return max(16, min(64, 512 // max(n, 1)))
+
+
+def rows_of(tensor: Tensor) -> tuple[Rows, Tensor]:
+    """The kernels' view of a `(b, m, c)` tensor, and the tensor that keeps it alive."""
+    if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+        tensor = tensor.contiguous()
+    return Rows(tensor.data_ptr(), tensor.stride(0), tensor.stride(1)), tensor
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a contiguous tensor begins, or 0 where there is none."""
+    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()
+
+
+def groups_for(blocks: int, most: int, threads: int) -> int:
+    """Groups to cut each of `blocks` pieces of `most` units into: the fewest that keep the threads four fifths busy."""
+    busy = {}
+    for groups in range(1, min(most, threads) + 1):
+        rounds = -(-blocks * groups // threads) * -(-most // groups)
+        busy[groups] = blocks * most / (threads * rounds) if rounds else 1.0
+        if busy[groups] >= 0.8:
+            return groups
+    return max(busy, key=busy.__getitem__, default=1)
+
+
+def run_items(kernel: Callable[..., None], items: int, work: int, *arguments: Any, like: Any) -> None:
+    """Call `kernel(*arguments, begin, end, like)` over all items, on as many of torch's threads as `work` is worth."""
+    threads = torch.get_num_threads()
+    # More parts than threads even out what else the machine does; whole rounds of them leave no thread idle.
+    parts = min(items, work // _PART_WORK, 16 * threads)
+    parts -= parts % threads if parts > threads else 0
+    if threads == 1 or parts <= 1:
+        kernel(*arguments, 0, items, like)
+    else:
+        share(lambda i: kernel(*arguments, items * i // parts, items * (i + 1) // parts, like), parts)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kinn.models.checks import check_fields
 from kinn.models.registry import register_model
-from kinn.nn import KirchhoffBlock, SpectralConv2d
+from kinn.nn import ChannelMLP, KirchhoffBlock, SpectralConv2d
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ class FourierTrunk(nn.Module):
         # Li's code declares these and never applies them. They hold no information: they are here, frozen, so that the
         # parameter count is the published one.
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in local_operators).requires_grad_(False)
-        self.project = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, out_channels))
+        self.project = ChannelMLP(width, 128, out_channels)
 
     def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
         """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)` on any grid."""

@@ -2,12 +2,14 @@
 
 from kinn.nn.block import KirchhoffBlock
 from kinn.nn.cell import KirchhoffCell, no_weight_decay
+from kinn.nn.mlp import ChannelMLP
 from kinn.nn.resample import Downsample, FilteredActivation, Upsample
 from kinn.nn.routes import Route, routes_for
 from kinn.nn.separable import SeparableConv
 from kinn.nn.spectral import SpectralConv2d
 
 __all__ = [
+    "ChannelMLP",
     "Downsample",
     "FilteredActivation",
     "KirchhoffBlock",

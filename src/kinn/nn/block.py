@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinn.nn.cell import KirchhoffCell
+from kinn.nn.mlp import ChannelMLP
 from kinn.nn.routes import routes_for
 from kinn.nn.separable import SeparableConv
 from kinn.ops import cascade_scan
@@ -126,11 +127,7 @@ class KirchhoffBlock(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.scale = nn.Parameter(torch.ones(())) if residual_scale else None
         hidden = int(mlp_ratio * d_model)
-        self.mlp = (
-            nn.Sequential(nn.LayerNorm(d_model), nn.Linear(d_model, hidden), nn.GELU(), nn.Linear(hidden, d_model))
-            if hidden
-            else None
-        )
+        self.mlp = ChannelMLP(d_model, hidden, d_model, norm=True) if hidden else None
 
     def forward(self, x: Float[Tensor, "b *grid c"], *, dt_scale: float = 1.0) -> Float[Tensor, "b *grid c"]:
         """Map `(b, *grid, d_model)` to the same shape.

@@ -1,4 +1,4 @@
-"""The selective scan as a loop over positions: the definition that every other backend is held against."""
+"""The definitions that every other backend is held against, in plain PyTorch: a loop over positions, an MLP."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kinn.ops.discretize import DISCRETIZATIONS
 
@@ -65,3 +66,19 @@ def check_sign(least_dt: float, least_a: float) -> None:
         raise ValueError(f"dt must be non-negative (a step length), but its smallest value is {least_dt:g}")
     if least_a < 0:
         raise ValueError(f"a must be non-negative (a decay rate), but its smallest value is {least_a:g}")
+
+
+def mlp_reference(
+    x: Float[Tensor, "*grid i"],
+    norm_weight: Float[Tensor, "i"] | None,
+    norm_bias: Float[Tensor, "i"] | None,
+    eps: float,
+    first: Float[Tensor, "h i"],
+    first_bias: Float[Tensor, "h"] | None,
+    second: Float[Tensor, "o h"],
+    second_bias: Float[Tensor, "o"] | None,
+) -> Float[Tensor, "*grid o"]:
+    """`gelu(norm(x) first^T + first_bias) second^T + second_bias`, without the norm if it has no weight."""
+    if norm_weight is not None:
+        x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
+    return F.linear(F.gelu(F.linear(x, first, first_bias)), second, second_bias)

@@ -65,6 +65,42 @@ def multiply(zero, left, left_row, left_column, right, right_row, out, out_row, 
                 store(out, o3 + v, b3)
                 store(out, o3 + w, c3)
                 j += 3 * TILE
+            elif columns - j > TILE:
+                v = j + TILE
+                a0 = b0 = a1 = b1 = a2 = b2 = a3 = b3 = zero
+                if add:
+                    a0, b0, a1, b1 = (
+                        load(out, o0 + j, zero),
+                        load(out, o0 + v, zero),
+                        load(out, o1 + j, zero),
+                        load(out, o1 + v, zero),
+                    )
+                    a2, b2, a3, b3 = (
+                        load(out, o2 + j, zero),
+                        load(out, o2 + v, zero),
+                        load(out, o3 + j, zero),
+                        load(out, o3 + v, zero),
+                    )
+                for k in range(inner):
+                    m, r = k * left_column, k * right_row
+                    x, y = load(right, r + j, zero), load(right, r + v, zero)
+                    f = splat(zero, left[l0 + m])
+                    a0, b0 = a0 + f * x, b0 + f * y
+                    f = splat(zero, left[l1 + m])
+                    a1, b1 = a1 + f * x, b1 + f * y
+                    f = splat(zero, left[l2 + m])
+                    a2, b2 = a2 + f * x, b2 + f * y
+                    f = splat(zero, left[l3 + m])
+                    a3, b3 = a3 + f * x, b3 + f * y
+                store(out, o0 + j, a0)
+                store(out, o0 + v, b0)
+                store(out, o1 + j, a1)
+                store(out, o1 + v, b1)
+                store(out, o2 + j, a2)
+                store(out, o2 + v, b2)
+                store(out, o3 + j, a3)
+                store(out, o3 + v, b3)
+                j += 2 * TILE
             else:
                 a0 = a1 = a2 = a3 = zero
                 if add:

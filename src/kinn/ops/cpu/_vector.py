@@ -340,3 +340,48 @@ def softplus(typingctx, x):
         return _fma(builder, builder.fmul(two, t), series, above)
 
     return x(x), codegen
+
+
+# Phi(-x) = exp(-x^2 / 2) t r(t), t = 1 / (1 + 0.275 x), for x >= 0: minimax polynomial r, relative error 4e-8.
+_TAIL_SCALE = 0.275
+_R = (
+    0.109701108, 0.109816251, 0.101052006, 0.0832970126, 0.0780225744, -0.0211229386, 0.118291992, -0.105127763,
+    0.0260697767,
+)  # fmt: skip
+
+
+@intrinsic
+def gelu_and_slope(typingctx, x):
+    """`x Phi(x)` and its derivative `Phi(x) + x phi(x)`, in single precision."""
+
+    def codegen(context, builder, signature, args):
+        zero, one = _constant(x, 0.0), _constant(x, 1.0)
+        negative = builder.fcmp_ordered("<", args[0], zero)
+        size = builder.select(negative, builder.fneg(args[0]), args[0])
+        half_square = builder.fmul(builder.fmul(args[0], args[0]), _constant(x, -0.5 / math.log(2.0)))
+        _, f, s, q = _reduced(builder, x, half_square)
+        g = builder.fmul(f, _fma(builder, q, f, _constant(x, math.log(2.0))))
+        density = _fma(builder, s, g, s)
+        t = builder.fdiv(one, _fma(builder, size, _constant(x, _TAIL_SCALE), one))
+        r = _constant(x, _R[-1])
+        for c in reversed(_R[:-1]):
+            r = _fma(builder, r, t, _constant(x, c))
+        tail = builder.fmul(density, builder.fmul(t, r))
+        below = builder.select(negative, tail, builder.fsub(one, tail))
+        slope = _fma(builder, builder.fmul(args[0], density), _constant(x, 1 / math.sqrt(2 * math.pi)), below)
+        return context.make_tuple(builder, signature.return_type, (builder.fmul(args[0], below), slope))
+
+    return types.UniTuple(x, 2)(x), codegen
+
+
+@intrinsic
+def rsqrt(typingctx, x):
+    """`1 / sqrt(x)`."""
+
+    def codegen(context, builder, signature, args):
+        name = f"llvm.sqrt.v{x.lanes}f{x.dtype.bitwidth}"
+        kind = args[0].type
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
+        return builder.fdiv(_constant(x, 1.0), builder.call(function, [args[0]]))
+
+    return x(x), codegen

@@ -1,0 +1,54 @@
+"""The channel MLP as one operation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from kinn.ops.cpu import mlp_cpu, mlp_fits
+from kinn.ops.reference import mlp_reference
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["channel_mlp"]
+
+
+def channel_mlp(
+    x: Float[Tensor, "*grid i"],
+    first: Float[Tensor, "h i"],
+    first_bias: Float[Tensor, "h"] | None,
+    second: Float[Tensor, "o h"],
+    second_bias: Float[Tensor, "o"] | None,
+    *,
+    norm: tuple[Float[Tensor, "i"], Float[Tensor, "i"]] | None = None,
+    eps: float = 1e-5,
+) -> Float[Tensor, "*grid o"]:
+    """`gelu(norm(x) first^T + first_bias) second^T + second_bias` at every position.
+
+    In single precision on a CPU, with many positions and small matrices, compiled kernels take the positions in short
+    pieces and form the hidden channels again in the backward: they never reach memory. Otherwise, and under autocast,
+    compilers and function transforms, it is PyTorch's own operations. Differentiable twice either way.
+
+    Args:
+        x: fields `(..., i)`.
+        first: matrix `(h, i)`.
+        first_bias: `(h,)`, or None.
+        second: matrix `(o, h)`.
+        second_bias: `(o,)`, or None.
+        norm: weight and bias `(i,)` of a layer norm over channels before the first matrix; None for no norm.
+        eps: what the norm adds to the variance.
+
+    Returns:
+        `(..., o)`.
+
+    >>> import torch
+    >>> channel_mlp(torch.rand(5, 7, 3), torch.rand(8, 3), None, torch.rand(2, 8), None).shape
+    torch.Size([5, 7, 2])
+    """
+    weight, bias = norm or (None, None)
+    parameters = (weight, bias, eps, first, first_bias, second, second_bias)
+    if not mlp_fits(x, (weight, bias, first, first_bias, second, second_bias)):
+        return mlp_reference(x, *parameters)
+    return mlp_cpu(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], second.shape[0])

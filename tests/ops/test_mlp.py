@@ -1,0 +1,171 @@
+"""The compiled channel MLP against the plain one in float64, and who gets which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kinn.nn import ChannelMLP
+from kinn.ops import channel_mlp, mlp
+from kinn.ops.cpu import mlp_cpu
+from kinn.ops.reference import mlp_reference
+
+
+def draw(rows, inputs, hidden, outputs, *, norm=True, bias=True):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    return [
+        normal(rows, inputs) + 1,
+        normal(inputs) + 1 if norm else None,
+        normal(inputs) if norm else None,
+        1e-5,
+        normal(hidden, inputs) * inputs**-0.5,
+        normal(hidden) if bias else None,
+        normal(outputs, hidden) * hidden**-0.5,
+        normal(outputs) if bias else None,
+    ]
+
+
+def differentiate(function, arguments):
+    leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
+    y = function(*leaves)
+    given = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    return [y, *torch.autograd.grad(y, [t for t in leaves if isinstance(t, torch.Tensor)], given)]
+
+
+def double(arguments):
+    return [t.double() if isinstance(t, torch.Tensor) else t for t in arguments]
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "hidden", "outputs"),
+    [
+        (0, 3, 4, 2),
+        (1, 1, 1, 1),
+        (63, 20, 60, 20),
+        (64, 16, 16, 16),
+        (65, 17, 33, 49),
+        (1000, 20, 128, 1),
+        (5000, 5, 9, 3),
+    ],
+)
+def test_values_and_gradients(norm, bias, rows, inputs, hidden, outputs):
+    arguments = draw(rows, inputs, hidden, outputs, norm=norm, bias=bias)
+    got, expected = differentiate(mlp_cpu, arguments), differentiate(mlp_reference, double(arguments))
+    plain = differentiate(mlp_reference, arguments)
+    for value, exact, usual in zip(got, expected, plain, strict=True):
+        assert value.shape == exact.shape
+        if exact.numel() and exact.abs().max() > 0:
+            error, theirs = ((t.double() - exact).abs().max() / exact.abs().max() for t in (value, usual))
+            assert error < 2e-6 + 8 * theirs
+
+
+def test_gelu_everywhere():
+    """The identity as both matrices makes it a GELU: near zero, in the tails, and for what is not a number."""
+    x = torch.cat((torch.linspace(-14, 14, 20001), torch.logspace(-30, 30, 61), -torch.logspace(-30, 30, 61)))[:, None]
+    one = torch.ones(1, 1)
+    value, slope = differentiate(lambda x: mlp_cpu(x, None, None, 0.0, one, None, one, None), [x])
+    leaf = x.double().requires_grad_()
+    exact = torch.nn.functional.gelu(leaf)
+    given = torch.randn(value.shape, generator=torch.Generator().manual_seed(1)).double()
+    (exact_slope,) = torch.autograd.grad(exact, leaf, given)
+    assert ((value - exact) / (1 + exact.abs())).abs().max() < 3e-7
+    assert ((slope - exact_slope) / (1 + exact_slope.abs())).abs().max() < 1e-6
+    ends = mlp_cpu(torch.tensor([[torch.nan], [torch.inf], [1.0]]), None, None, 0.0, one, None, one, None).flatten()
+    assert ends[0].isnan()
+    assert ends[1] == torch.inf
+    assert ends[2].isfinite()
+
+
+def test_norm_of_constant_and_huge_rows():
+    arguments = draw(100, 7, 5, 3)
+    arguments[0][:50] = 3.0
+    arguments[0][50:] *= 1e6
+    got, expected = differentiate(mlp_cpu, arguments), differentiate(mlp_reference, double(arguments))
+    torch.testing.assert_close(got[0].double(), expected[0], rtol=1e-5, atol=1e-5)
+
+
+def test_same_bits_every_time():
+    arguments = draw(20000, 20, 60, 20)
+    first = differentiate(mlp_cpu, arguments)
+    for _ in range(4):
+        assert all(map(torch.equal, differentiate(mlp_cpu, arguments), first))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_second_derivative(norm):
+    arguments = draw(40, 5, 7, 3, norm=norm)
+
+    def curvature(function, arguments):
+        leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
+        y = function(*leaves)
+        given = torch.ones_like(y).requires_grad_()
+        tensors = [t for t in leaves if isinstance(t, torch.Tensor)]
+        first = torch.autograd.grad(y, tensors, given, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), [given, *tensors], allow_unused=True)
+
+    for got, expected in zip(curvature(mlp_cpu, arguments), curvature(mlp_reference, double(arguments)), strict=True):
+        if expected is None:
+            continue
+        scale = expected.abs().max().clamp_min(1e-3)
+        torch.testing.assert_close(got.double() / scale, expected / scale, rtol=0, atol=1e-4)
+
+
+def test_strided_input_and_gradient():
+    arguments = draw(600, 8, 9, 4)
+    expected = differentiate(mlp_cpu, arguments)
+    arguments[0] = arguments[0].t().contiguous().t()
+    arguments[4] = arguments[4].t().contiguous().t()
+    assert all(map(torch.equal, differentiate(mlp_cpu, arguments), expected))
+    leaf = arguments[0].detach().requires_grad_()
+    mlp_cpu(leaf, *arguments[1:]).sum().backward()  # the gradient that arrives is one number, expanded
+    assert leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_opcheck(norm):
+    arguments = [t.requires_grad_() if isinstance(t, torch.Tensor) else t for t in draw(30, 5, 7, 3, norm=norm)]
+    torch.library.opcheck(torch.ops.kinn.channel_mlp, arguments)
+    y = torch.randn(30, 3)
+    torch.library.opcheck(
+        torch.ops.kinn.channel_mlp_backward, (y, *arguments), test_utils=("test_schema", "test_faketensor")
+    )
+
+
+def test_who_gets_the_kernels(monkeypatch):
+    calls = []
+    monkeypatch.setattr(mlp, "mlp_cpu", lambda *arguments: calls.append(1) or mlp_cpu(*arguments))
+    x, layer = torch.rand(1000, 6), ChannelMLP(6, 8, 3, norm=True)
+
+    def took(function) -> bool:
+        calls.clear()
+        function()
+        return bool(calls)
+
+    assert took(lambda: layer(x))
+    assert not took(lambda: layer(x[:100]))
+    assert not took(lambda: ChannelMLP(6, 6000, 3)(x))
+    assert not took(lambda: ChannelMLP(6, 8, 3).double()(x.double()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not took(lambda: layer(x))
+    assert not took(lambda: torch.func.vmap(layer)(x[None]))
+    assert not took(lambda: torch.export.export(layer, (x,)))
+    with torch.autograd.forward_ad.dual_level():
+        assert not took(lambda: layer(torch.autograd.forward_ad.make_dual(x, x)))
+    torch.testing.assert_close(layer(x), torch.nn.Sequential.forward(layer, x))
+
+
+def test_module_is_the_sequence_of_its_parts():
+    plain = torch.nn.Sequential(torch.nn.LayerNorm(6), torch.nn.Linear(6, 8), torch.nn.GELU(), torch.nn.Linear(8, 3))
+    layer = ChannelMLP(6, 8, 3, norm=True)
+    layer.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 30, 20, 6)
+    torch.testing.assert_close(layer(x), plain(x))
+    y = channel_mlp(x, plain[1].weight, None, plain[3].weight, None)
+    torch.testing.assert_close(y, torch.nn.functional.gelu(x @ plain[1].weight.T) @ plain[3].weight.T)

@@ -63,7 +63,7 @@ def check(assert_close, monkeypatch):
 
 @pytest.mark.usefixtures("poisoned_memory")
 class TestAgreement:
-    @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 64, 65, 300])
+    @pytest.mark.parametrize("length", [1, 2, 31, 63, 64, 65, 300])
     @pytest.mark.parametrize("injection", ["zoh", "euler"])
     def test_lengths(self, check, length, injection):
         check(draw(2, (length,), 5, 16), routes=[(0, False), (0, True)], injection=injection)
@@ -236,7 +236,7 @@ def test_memory_between_forward_and_backward_is_a_fraction_of_the_states():
     paths = [16, 16, 1, 1, 0, 1, 16, 16, 1, 1]
     assert torch.ops.kinn.cascade_scan(*tensors, paths, True, True, 1.0, False)[1].numel() == 0
     kept = torch.ops.kinn.cascade_scan(*tensors, paths, True, True, 1.0, True)[1]
-    assert kept.numel() == tensors[0].numel() * 16 * 4 // 32
+    assert kept.numel() == tensors[0].numel() * 16 * 4 // 64
 
 
 @pytest.mark.parametrize(

@@ -176,12 +176,12 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
     wide, narrow, room = most * dp, most * pp, room_for(s, s.d)
     # Per cell: its drive, what it forms, and what the way back needs of its scan.
     drives, projections, dts = (
-        scratch((p.cells + 1) * wide, like), scratch(p.cells * narrow, like), scratch(p.cells * wide, like)
+        scratch(p.cells * wide, like), scratch(p.cells * narrow, like), scratch(p.cells * wide, like)
     )  # fmt: skip
     E, J = scratch(p.cells * room * s.chunk, like), scratch(p.cells * room * s.chunk, like)
     H = scratch(p.cells * room * (s.chunk + 1), like)
     given, to_y, to_x, to_dt = scratch(wide, like), scratch(wide, like), scratch(wide, like), scratch(wide, like)
-    to_projected = scratch(narrow, like)
+    to_projected, spare = scratch(narrow, like), scratch(wide, like)
     for buffer in (drives, projections, dts, given, to_y, to_x, to_dt, to_projected):
         buffer[:] = 0
     groups = padded(s.chunk * s.n, TILE)
@@ -212,56 +212,46 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                     fill_rows(rows, path, sequence - b * lines, steps, c * s.chunk, count)
                     gather(zero, source, b * x.batch, x.row, rows[:count], s.d, drives, dp)
                     gather(zero, given_y, b * dy.batch, dy.row, rows[:count], s.d, to_y, dp)
-                    for k in range(p.cells):
+                    for k in range(p.cells - 1 if p.series else 0):  # they drive each other, up to the last
                         cell, own = r * p.cells + k, k * room
-                        drive, out = drives[k * wide if p.series else 0 :], drives[(k + 1) * wide :]
-                        projected, dt = projections[k * narrow :], dts[k * wide :]
+                        drive, projected, dt = drives[k * wide :], projections[k * narrow :], dts[k * wide :]
                         _form(zero, p, w, cell, drive, projected, dt, count)
                         at = _cells(p, w, cell, drive, projected, dt, checkpoints)
                         kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
-                        d = 0
-                        while d < s.d:
-                            lanes, i = lanes_of(s.d - d), own + d * s.n
-                            keep = E[i * s.chunk :], J[i * s.chunk :], H[i * (s.chunk + 1) :]
-                            for like_tile in literal_unroll(kinds):
-                                if size(like_tile) == lanes:
-                                    recompute_tile(
-                                        like_tile, s, at, Rows(out.ctypes.data, 0, dp), local[:count], 0, kept, d,
-                                        (rate[i:], inverse[i:], log2_rate[i:]), keep,
-                                    )  # fmt: skip
-                            d += lanes
+                        out = drives[(k + 1) * wide :]
+                        _pass(
+                            kinds, p, at, out, given, to_x, to_dt, local[:count], kept, True, False,
+                            (rate[own:], inverse[own:], log2_rate[own:]),
+                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :]),
+                            adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
+                        )  # fmt: skip
                     for k in range(p.cells - 1, -1, -1):
                         cell, own = r * p.cells + k, k * room
                         drive = drives[k * wide if p.series else 0 :]
                         projected, dt = projections[k * narrow :], dts[k * wide :]
+                        fresh = k == p.cells - 1 or not p.series
+                        if fresh:
+                            _form(zero, p, w, cell, drive, projected, dt, count)
                         at = _cells(p, w, cell, drive, projected, dt, checkpoints)
+                        kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
                         given[:] = to_y
-                        if p.series and k < p.cells - 1:
+                        if not fresh:
                             given += to_x
                         lane_dB[:] = 0
                         lane_dC[:] = 0
-                        d = 0
-                        while d < s.d:
-                            lanes, i = lanes_of(s.d - d), own + d * s.n
-                            keep = E[i * s.chunk :], J[i * s.chunk :], H[i * (s.chunk + 1) :]
-                            for like_tile in literal_unroll(kinds):
-                                if size(like_tile) == lanes:
-                                    return_tile(
-                                        like_tile, s, at, Rows(given.ctypes.data, 0, dp), Rows(to_x.ctypes.data, 0, dp),
-                                        Rows(to_dt.ctypes.data, 0, dp), local[:count], 0, d,
-                                        (rate[i:], inverse[i:], log2_rate[i:]), keep,
-                                        adjoint[i:], sum_da[i:], sum_dD[k * (s.d + WIDE) + d :], lane_dB, lane_dC,
-                                    )  # fmt: skip
-                            d += lanes
+                        _pass(
+                            kinds, p, at, spare, given, to_x, to_dt, local[:count], kept, fresh, True,
+                            (rate[own:], inverse[own:], log2_rate[own:]),
+                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :]),
+                            adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
+                        )  # fmt: skip
                         _return_form(
                             zero, p, w, sums, block, cell, drive, projected, dt, lane_dB, lane_dC, sums_of, to_dt,
                             to_projected, to_x, count,
                         )  # fmt: skip
                         if k == 0 or not p.series:
-                            offset, seen = (
-                                group * dx_group + b * dx.batch,
-                                r > r_first or (k < p.cells - 1 and not p.series),
-                            )
+                            offset = group * dx_group + b * dx.batch
+                            seen = r > r_first or (k < p.cells - 1 and not p.series)
                             scatter(zero, to_x, dp, rows[:count], s.d, target, offset, dx.row, seen)
             for k in range(p.cells):
                 cell = (block * p.routes + r) * p.cells + k
@@ -270,6 +260,32 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                 dD = pointer(sums.D + cell * s.d * itemsize, like)
                 for d in range(s.d):
                     dD[d] = sum_dD[k * (s.d + WIDE) + d]
+
+
+@part
+def _pass(
+    kinds, p, at, out, given, to_x, to_dt, rows, kept, recompute, back, rates, keep, adjoint, sum_da, sum_dD,
+    lane_dB, lane_dC,
+):  # fmt: skip
+    """One chunk of one cell: its forward pass again, the way back, or both, tile by tile while in the nearest cache."""
+    s, (rate, inverse, log2_rate), (E, J, H) = p.size, rates, keep
+    dp, d = padded(s.d, TILE), 0
+    while d < s.d:
+        lanes, i = lanes_of(s.d - d), d * s.n
+        at_rates = rate[i:], inverse[i:], log2_rate[i:]
+        first = 0 if recompute and back else i * s.chunk
+        at_keep = E[first:], J[first:], H[0 if recompute and back else i * (s.chunk + 1) :]
+        for zero in literal_unroll(kinds):
+            if size(zero) == lanes:
+                if recompute:
+                    recompute_tile(zero, s, at, Rows(out.ctypes.data, 0, dp), rows, 0, kept, d, at_rates, at_keep)
+                if back:
+                    return_tile(
+                        zero, s, at, Rows(given.ctypes.data, 0, dp), Rows(to_x.ctypes.data, 0, dp),
+                        Rows(to_dt.ctypes.data, 0, dp), rows, 0, d, at_rates, at_keep, adjoint[i:], sum_da[i:],
+                        sum_dD[d:], lane_dB, lane_dC,
+                    )  # fmt: skip
+        d += lanes
 
 
 @part

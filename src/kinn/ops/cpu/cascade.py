@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _MAX_BLOCKS = 32  # of the batch: bounds the partial sums of the parameters' gradients
-_CHUNK = 20480  # channels times potentials times steps that are worked on at a time: what a near cache holds
+_CHUNK = 40960  # channels times potentials times steps that are worked on at a time: what a near cache holds
 
 
 def cascade_fits(batch: int, routes: int) -> bool:

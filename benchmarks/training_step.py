@@ -1,0 +1,153 @@
+"""Time and memory of whole training steps on the CPU: ours beside Li's FNO, and a block beside itself without its scan.
+
+python benchmarks/training_step.py [--output results/training_step_cpu.json] [--repeats 15] [--threads 2]
+
+The steps take turns, so that a change of the machine's load meets all of them alike. Before anything is timed, our FNO
+and Li's are given the same weights and must agree in float64. Peak memory is what one step adds to a process of its own
+that has done a step with one sample before, so that what is loaded once does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from peers.li_fno import LiFNO
+from torch import nn
+
+from kinn.models import FKNO, FNO
+from kinn.nn import KirchhoffBlock
+from kinn.train import date, hardware, versions
+
+
+class WithoutScan(KirchhoffBlock):
+    """The same block, its cascade replaced by nothing."""
+
+    def _cascade(self, drive, dt_scale):
+        return drive
+
+
+def fields(model: nn.Module):
+    return model, torch.randn(20, 10, 64, 64), torch.randn(20, 1, 64, 64)
+
+
+def channels_last(model: nn.Module):
+    return model, torch.randn(20, 64, 64, 10), torch.randn(20, 64, 64, 1)
+
+
+def features(block: type[KirchhoffBlock]):
+    x = torch.randn(8, 56, 56, 96)
+    return block(96, d_state=1, dt_rank=6), x, torch.randn_like(x)
+
+
+STEPS = {
+    "Li's FNO": lambda: channels_last(LiFNO(10, 1)),
+    "FNO": lambda: fields(FNO(10, 1)),
+    "FKNO-4": lambda: fields(FKNO(10, 1)),
+    "block": lambda: features(KirchhoffBlock),
+    "block without scan": lambda: features(WithoutScan),
+}
+RATIOS = [("FNO", "Li's FNO"), ("FKNO-4", "Li's FNO"), ("FKNO-4", "FNO"), ("block", "block without scan")]
+
+
+def prepare(name: str):
+    torch.manual_seed(0)
+    model, x, target = STEPS[name]()
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+
+    def step(samples: int | None = None) -> None:
+        optimiser.zero_grad()
+        (model(x[:samples]) - target[:samples]).square().mean().backward()
+        optimiser.step()
+
+    return step
+
+
+def check() -> float:
+    """The largest difference between our FNO and Li's, of the largest value, in float64."""
+    ours = FNO(10, 1).double()
+    theirs = LiFNO(10, 1).double().take(ours)
+    x = torch.randn(2, 10, 64, 64, dtype=torch.float64)
+    expected = theirs(x.movedim(1, -1)).movedim(-1, 1)
+    return ((ours(x) - expected).abs().max() / expected.abs().max()).item()
+
+
+def resident(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def peak(name: str) -> float:
+    """MiB that one step adds to what is resident before it; the model, its optimiser and data are there already."""
+    step = prepare(name)
+    step(1)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
+    step()
+    return resident("VmHWM") - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("results/training_step_cpu.json"))
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--peak", help="print the peak memory of one step, in this process, and end")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print(peak(options.peak))
+        return
+    error = check()
+    if error > 1e-10:
+        raise SystemExit(f"our FNO and Li's differ by {error:.1e} with the same weights: nothing is timed")
+
+    steps = {name: prepare(name) for name in STEPS}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for run in range(options.repeats + 2):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if run > 1:  # the first ones warm up
+                times[name].append(time.perf_counter() - start)
+    memory = {}
+    for name in STEPS:
+        command = [sys.executable, __file__, "--peak", name, "--threads", str(options.threads)]
+        memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    results = {
+        name: {
+            "median_s": statistics.median(t), "min_s": min(t), "quartiles_s": statistics.quantiles(t, n=4)[::2],
+            "runs": len(t), "peak_mib": memory[name],
+        }
+        for name, t in times.items()
+    }  # fmt: skip
+    record = {
+        "command": f"python benchmarks/training_step.py --repeats {options.repeats} --threads {options.threads}",
+        "what": "float32, Adam; 64 x 64, batch 20, order 2, 4 routes; block: 56 x 56, batch 8, D 192, N 1",
+        "threads": options.threads,
+        "seed": 0,
+        "difference_with_equal_weights": error,
+        "results": results,
+        "ratios": {
+            f"{a} / {b}": {
+                "time": statistics.median(x / y for x, y in zip(times[a], times[b])),
+                "peak": memory[a] / memory[b],
+            }
+            for a, b in RATIOS
+        },
+        "hardware": hardware(),
+        "versions": versions(),
+        "date": date(),
+    }
+    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps({"results": results, "ratios": record["ratios"]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

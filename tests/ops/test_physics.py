@@ -10,15 +10,21 @@ import torch
 from kinn.ops import euler, grid_scan, selective_scan, zoh
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-BACKENDS = ["cpu", "reference"]
+BACKENDS = ["cpu", "triton", "reference"]
+
+
+def steps(backend, length):
+    """As many, or fewer for Triton's interpreter, which takes milliseconds for each."""
+    return min(length, 24) if backend == "triton" else length
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("a", [1e-6, 0.3, 2.0, 700.0])
 def test_charging_curve(backend, a):
     """A constant drive charges the node as (1 - exp(-a t)) / a at any step lengths."""
-    dt = torch.rand(1, 200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ones = torch.ones(1, 200, 1, dtype=torch.float64)
+    length = steps(backend, 200)
+    dt = torch.rand(1, length, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ones = torch.ones(1, length, 1, dtype=torch.float64)
     rates = torch.full((3, 1), a, dtype=torch.float64)
     y = selective_scan(torch.ones_like(dt), dt, rates, ones, ones, backend=backend)
     torch.testing.assert_close(y, -torch.expm1(-a * dt.cumsum(1)) / a, rtol=2e-13, atol=0)
@@ -43,10 +49,11 @@ def test_one_step_equals_m_shorter_ones(make, backend, m):
 def test_extreme_steps_and_rates_stay_bounded(backend, dtype):
     """|h| <= max |u / a| from rest, whatever the step; outputs and gradients finite."""
     generator = torch.Generator().manual_seed(0)
-    dt = 10 ** (18 * torch.rand(2, 150, 12, generator=generator, dtype=torch.float64) - 12)
+    length = steps(backend, 150)
+    dt = 10 ** (18 * torch.rand(2, length, 12, generator=generator, dtype=torch.float64) - 12)
     a = 10 ** (12 * torch.rand(12, 4, generator=generator, dtype=torch.float64) - 6)
-    x = torch.randn(2, 150, 12, generator=generator, dtype=torch.float64)
-    ones = torch.ones(2, 150, 4, dtype=torch.float64)
+    x = torch.randn(2, length, 12, generator=generator, dtype=torch.float64)
+    ones = torch.ones(2, length, 4, dtype=torch.float64)
     leaves = [t.to(dtype).requires_grad_() for t in (x, dt, a, ones, ones.clone())]
     for step in (None, 1e-12, 1e6):
         if step is not None:
@@ -62,8 +69,9 @@ def test_extreme_steps_and_rates_stay_bounded(backend, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_decay_integrates_and_no_step_retains(backend, dtype):
     """a -> 0: the node is a pure capacitor; dt = 0: it keeps its potential to the last bit."""
-    x = torch.randn(1, 100, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
-    ones = torch.ones(1, 100, 2, dtype=dtype)
+    length = steps(backend, 100)
+    x = torch.randn(1, length, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    ones = torch.ones(1, length, 2, dtype=dtype)
     dt = torch.full_like(x, 0.5)
     y = selective_scan(x, dt, torch.zeros(5, 2, dtype=dtype), ones, ones / 2, backend=backend)
     torch.testing.assert_close(y, 0.5 * x.cumsum(1), rtol=1e-5 if dtype == torch.float32 else 1e-13, atol=1e-6)

@@ -6,33 +6,44 @@ import functools
 import warnings
 from typing import TYPE_CHECKING
 
-from kinn.ops.cpu import unavailable
+from kinn.ops import cpu, triton
 
 if TYPE_CHECKING:
     import torch
 
-BACKENDS = ("auto", "cpu", "reference")
+BACKENDS = ("auto", "cpu", "triton", "reference")
+_FASTEST = {"cpu": "cpu", "cuda": "triton"}  # by the kind of device
 
 
-def slow_because(where: str, backend: str, device: torch.device) -> str | None:
-    """Why the reference is to compute, because it was asked for or as a last resort; None for the compiled kernels.
+def backend_for(where: str, backend: str, device: torch.device) -> str:
+    """The backend that is to compute: "cpu", "triton" or "reference".
 
-    The last resort is announced by a warning, once.
+    Where nothing compiled can run, "auto" is the reference, announced by a warning, once, that names the reason.
 
     Raises:
         ValueError: a device that the backend does not run on.
         RuntimeError: the backend asked for cannot run.
     """
     if backend == "reference":
-        return "it was asked for"
+        return backend
     if backend == "cpu" and device.type != "cpu":
         raise ValueError(f"{where}: backend 'cpu' takes CPU tensors, got {device}")
-    reason = unavailable() if device.type == "cpu" else f"there are no compiled kernels for device {device.type!r}"
-    if reason is not None:
-        if backend != "auto":
-            raise RuntimeError(f"{where}: backend {backend!r} cannot run: {reason}")
-        _warn_slow(reason)
-    return reason
+    if backend == "triton" and device.type != "cuda" and not (device.type == "cpu" and triton.interpreted()):
+        raise ValueError(f"{where}: backend 'triton' takes CUDA tensors, got {device}")
+    chosen = _FASTEST.get(device.type) if backend == "auto" else backend
+    if chosen == "cpu":
+        reason = cpu.unavailable()
+    elif chosen == "triton":
+        reason = triton.unavailable()
+    else:
+        reason = f"there are no compiled kernels for device {device.type!r}"
+    if reason is None:
+        assert chosen is not None
+        return chosen
+    if backend != "auto":
+        raise RuntimeError(f"{where}: backend {backend!r} cannot run: {reason}")
+    _warn_slow(reason)
+    return "reference"
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kinn.ops.backends import BACKENDS, check_option, slow_because
+from kinn.ops.backends import BACKENDS, backend_for, check_option
 from kinn.ops.cpu import cascade_cpu, cascade_fits
 from kinn.ops.discretize import DISCRETIZATIONS
 from kinn.ops.path import Path
@@ -63,14 +63,15 @@ def cascade_scan(
         dt_scale: positive factor on every step.
         lines: "joined" or "separate", as in :func:`grid_scan`.
         boundary: "zero" or "periodic", as in :func:`grid_scan`.
-        backend: "auto", "cpu" or "reference", as in :func:`selective_scan`.
+        backend: "auto", "cpu", "triton" or "reference", as in :func:`selective_scan`.
 
     Returns:
         `(b, *grid, d)` in the dtype of `x`, computed in float32 (float64 if an argument is) under any autocast state.
 
-    The compiled backend takes all cells of a route through a short piece of the route while it is in the processor's
-    caches: what cells form and hand on is never stored. It needs a zero boundary, and batch elements and routes enough
-    for half of the threads; otherwise the cells are scanned one after the other, each by compiled kernels.
+    The compiled backend of the CPU takes all cells of a route through a short piece of the route while it is in the
+    processor's caches: what cells form and hand on is never stored. It needs a zero boundary, and batch elements and
+    routes enough for half of the threads; otherwise, and on a GPU, the cells are scanned one after the other, each by
+    compiled kernels.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
@@ -97,8 +98,8 @@ def cascade_scan(
     for tensor in (x, projection, dt_weight, dt_bias, a, D):
         dtype = torch.promote_types(dtype, tensor.dtype)
     drive, projection, dt_weight, dt_bias, a, D = (t.to(dtype) for t in (x, projection, dt_weight, dt_bias, a, D))
-    slow = slow_because(where, backend, x.device) is not None
-    if slow or boundary == "periodic" or not cascade_fits(x.shape[0], len(routes)):
+    backend = backend_for(where, backend, x.device)
+    if backend != "cpu" or boundary == "periodic" or not cascade_fits(x.shape[0], len(routes)):
         with torch.autocast(x.device.type, enabled=False):
             y = _by_cells(
                 drive, projection, dt_weight, dt_bias, a, D, routes, wiring, dt_scale,

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinn.ops.backends import BACKENDS, check_option, slow_because
+from kinn.ops.backends import BACKENDS, backend_for, check_option
 from kinn.ops.cpu import scan_cpu
 from kinn.ops.discretize import DISCRETIZATIONS
 from kinn.ops.path import Path
 from kinn.ops.reference import scan_reference
+from kinn.ops.triton import scan_triton
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = ["grid_scan", "selective_scan"]
+
+_SCANS = {"cpu": scan_cpu, "triton": scan_triton, "reference": scan_reference}
 
 
 def selective_scan(
@@ -55,8 +58,8 @@ def selective_scan(
         injection: "zoh" or "euler".
         reverse: run from the last position to the first.
         return_state: also return the potentials after the last position visited.
-        backend: "cpu" (compiled kernels), "reference" (the loop that defines the result, twice differentiable) or
-            "auto", the fastest one for the device.
+        backend: "cpu" (compiled kernels), "triton" (those for NVIDIA GPUs), "reference" (the loop that defines the
+            result, twice differentiable) or "auto", the fastest one for the device.
 
     Returns:
         `y` `(b, l, d)` in the dtype of `x`, or `(y, state)` with `state` `(b, d, n)`. Half precision is computed, and
@@ -64,7 +67,7 @@ def selective_scan(
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
-        ValueError: shapes or devices that do not fit, unknown option, negative `dt` or `a`.
+        ValueError: shapes or devices that do not fit, unknown option, negative `dt` or `a` (not looked for on a GPU).
 
     A constant unit drive charges the node as `1 - exp(-a t)`, whatever the step:
 
@@ -130,7 +133,7 @@ def grid_scan(
         injection: "zoh" or "euler".
         reverse: run the same sequences from their last position to their first.
         return_state: also return the potentials after the last position visited, of `initial_state`'s shape.
-        backend: "auto", "cpu" or "reference", as in :func:`selective_scan`.
+        backend: "auto", "cpu", "triton" or "reference", as in :func:`selective_scan`.
 
     Returns:
         `y` `(b, *grid, d)` in the dtype of `x`, or `(y, state)`.
@@ -182,15 +185,20 @@ def _scan(
             dtype = torch.promote_types(dtype, tensor.dtype)
     state_shape = (*starts, *a.shape)
     a = a.to(dtype)
-    steps = dt.to(dtype).flatten(1, -2)
-    arguments = (x.to(dtype).flatten(1, -2), steps, a, B.to(dtype).flatten(1, -2), C.to(dtype).flatten(1, -2))
+    backend = backend_for(where, backend, x.device)
+
+    def rows(tensor: Tensor) -> Tensor:
+        """Flatten the grid; kernels for GPUs widen half precision as they read it."""
+        return (tensor if backend == "triton" else tensor.to(dtype)).flatten(1, -2)
+
+    arguments = (rows(x), rows(dt), a, rows(B), rows(C))
     skip = None if D is None else D.to(dtype)
     state = None if initial_state is None else initial_state.to(dtype).reshape(b * path.sequences, *a.shape)
 
-    scan = scan_reference if slow_because(where, backend, x.device) else scan_cpu
+    scan = _SCANS[backend]
     if periodic:
         _, state = scan(*arguments, skip, None, path, injection)
-        lost = -torch.expm1(-path.gather(steps).sum(1).unsqueeze(-1) * a)  # 1 - prod A
+        lost = -torch.expm1(-path.gather(dt.to(dtype).flatten(1, -2)).sum(1).unsqueeze(-1) * a)  # 1 - prod A
         state = state / lost.clamp_min(torch.finfo(dtype).tiny)
     y, state = scan(*arguments, skip, state, path, injection)
     y = y.reshape(x.shape).to(x.dtype)

@@ -1,0 +1,40 @@
+"""Whether Triton's kernels can run here, and on what."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+
+def unavailable() -> str | None:
+    """Why Triton cannot be used here, or None if it can."""
+    return _unavailable()
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, which is where they take CPU tensors."""
+    return _interpreted()
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import torch._dynamo, a second at every start.
+for _function in (unavailable, interpreted):
+    _function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@functools.cache
+def _unavailable() -> str | None:
+    try:
+        from kinn.ops.triton import _kernels  # noqa: F401
+    except Exception as error:  # whatever keeps Triton from working, the reference still does
+        return f"Triton cannot be used ({type(error).__name__}: {error})"
+    return None
+
+
+@functools.cache
+def _interpreted() -> bool:
+    # Asked first, so that Triton is not imported for a CPU tensor in vain. Kernels decide when they are defined.
+    if os.environ.get("TRITON_INTERPRET", "0").lower() not in ("1", "true", "on", "yes", "y") or _unavailable():
+        return False
+    from kinn.ops.triton import _kernels
+
+    return type(_kernels.forward).__name__ == "InterpretedFunction"

@@ -7,7 +7,7 @@ and adjoints lie in memory as `(sequences, segments, n, d)`.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false, reportOperatorIssue=false
-# pyright: reportPossiblyUnbound=false, reportReturnType=false
+# pyright: reportPossiblyUnboundVariable=false, reportReturnType=false
 
 from __future__ import annotations
 

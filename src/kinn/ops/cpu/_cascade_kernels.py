@@ -21,6 +21,7 @@ from kinn.ops.cpu._tiles import (
     fill_rows,
     finish_rates,
     kernel,
+    kinds_of,
     lanes_of,
     part,
     rates_of,
@@ -32,11 +33,11 @@ from kinn.ops.cpu._tiles import (
     sum_lanes,
 )
 from kinn.ops.cpu._vector import expm1_of_log2, load, pointer, size, softplus, splat, store, zeros
-from kinn.ops.cpu.records import NARROW, TILE, WIDE, Cells, Rows, Size
+from kinn.ops.cpu.records import TILE, WIDE, Cells, Rows, Size
 from kinn.ops.path import Path
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "d79eb87edd14eb80"
+PARTS_SHA256 = "e61c8ce3702859b3"
 
 
 class Plan(NamedTuple):
@@ -120,7 +121,7 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
     """`y` of the items `begin .. end`; `kept_at` holds, per route, where its states begin in `checkpoints`."""
     s = p.size
     dp, pp, most = padded(s.d, TILE), padded(p.rank + 2 * s.n, TILE), padded(s.chunk, 4)
-    zero, kinds = zeros(like, TILE), (zeros(like, WIDE), zeros(like, TILE), zeros(like, NARROW))
+    zero, kinds = zeros(like, TILE), kinds_of(like)
     rows, local = np.empty(s.chunk, np.int64), np.arange(s.chunk)
     drive, projected, dt = scratch(most * dp, like), scratch(most * pp, like), scratch(most * dp, like)
     out = scratch(most * dp, like)
@@ -171,7 +172,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
     s, itemsize = p.size, like.itemsize
     width = p.rank + 2 * s.n
     dp, pp, most = padded(s.d, TILE), padded(width, TILE), padded(s.chunk, 4)
-    zero, kinds = zeros(like, TILE), (zeros(like, WIDE), zeros(like, TILE), zeros(like, NARROW))
+    zero, kinds = zeros(like, TILE), kinds_of(like)
     rows, local = np.empty(s.chunk, np.int64), np.arange(s.chunk)
     wide, narrow, room = most * dp, most * pp, room_for(s, s.d)
     # Per cell: its drive, what it forms, and what the way back needs of its scan.
@@ -179,7 +180,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
         scratch(p.cells * wide, like), scratch(p.cells * narrow, like), scratch(p.cells * wide, like)
     )  # fmt: skip
     E, J = scratch(p.cells * room * s.chunk, like), scratch(p.cells * room * s.chunk, like)
-    H = scratch(p.cells * room * (s.chunk + 1), like)
+    H, slow = scratch(p.cells * room * (s.chunk + 1), like), np.empty(p.cells * room, np.bool_)
     given, to_y, to_x, to_dt = scratch(wide, like), scratch(wide, like), scratch(wide, like), scratch(wide, like)
     to_projected, spare = scratch(narrow, like), scratch(wide, like)
     for buffer in (drives, projections, dts, given, to_y, to_x, to_dt, to_projected):
@@ -222,7 +223,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                         _pass(
                             kinds, p, at, out, given, to_x, to_dt, local[:count], kept, True, False,
                             (rate[own:], inverse[own:], log2_rate[own:]),
-                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :]),
+                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:]),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
                         )  # fmt: skip
                     for k in range(p.cells - 1, -1, -1):
@@ -242,7 +243,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                         _pass(
                             kinds, p, at, spare, given, to_x, to_dt, local[:count], kept, fresh, True,
                             (rate[own:], inverse[own:], log2_rate[own:]),
-                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :]),
+                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:]),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
                         )  # fmt: skip
                         _return_form(
@@ -268,13 +269,13 @@ def _pass(
     lane_dB, lane_dC,
 ):  # fmt: skip
     """One chunk of one cell: its forward pass again, the way back, or both, tile by tile while in the nearest cache."""
-    s, (rate, inverse, log2_rate), (E, J, H) = p.size, rates, keep
+    s, (rate, inverse, log2_rate), (E, J, H, slow) = p.size, rates, keep
     dp, d = padded(s.d, TILE), 0
     while d < s.d:
-        lanes, i = lanes_of(s.d - d), d * s.n
+        lanes, i = lanes_of(s.d - d, s.n), d * s.n
         at_rates = rate[i:], inverse[i:], log2_rate[i:]
         first = 0 if recompute and back else i * s.chunk
-        at_keep = E[first:], J[first:], H[0 if recompute and back else i * (s.chunk + 1) :]
+        at_keep = E[first:], J[first:], H[0 if recompute and back else i * (s.chunk + 1) :], slow[i:]
         for zero in literal_unroll(kinds):
             if size(zero) == lanes:
                 if recompute:

@@ -19,6 +19,7 @@ from kinn.ops.cpu._tiles import (
     fill_rows,
     finish_rates,
     kernel,
+    kinds_of,
     lanes_of,
     move_state,
     part,
@@ -30,12 +31,12 @@ from kinn.ops.cpu._tiles import (
     scratch,
     sum_lanes,
 )
-from kinn.ops.cpu._vector import pointer, size, zeros
-from kinn.ops.cpu.records import NARROW, TILE, WIDE, Rows, Size
+from kinn.ops.cpu._vector import pointer, size
+from kinn.ops.cpu.records import TILE, WIDE, Rows, Size
 from kinn.ops.path import Path
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "d79eb87edd14eb80"
+PARTS_SHA256 = "e61c8ce3702859b3"
 
 
 class Plan(NamedTuple):
@@ -89,7 +90,7 @@ def forward(p, at, out, begin, end, least):
     lines, steps = extent(p.path)
     sequences, chunks = p.batch * lines, (steps + s.chunk - 1) // s.chunk
     rows = np.empty(s.chunk, np.int64)
-    kinds = zeros(least, WIDE), zeros(least, TILE), zeros(least, NARROW)
+    kinds = kinds_of(least)
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
         start, stop = _channels(p, group)
@@ -122,12 +123,12 @@ def backward(p, at, out, begin, end, like):
     positions = p.path.outer * p.path.length * p.path.inner
     sequences, chunks = p.batch * lines, (steps + s.chunk - 1) // s.chunk
     rows = np.empty(s.chunk, np.int64)
-    kinds = zeros(like, WIDE), zeros(like, TILE), zeros(like, NARROW)
+    kinds = kinds_of(like)
     most = (s.chunk * s.n + TILE - 1) // TILE * TILE  # whole groups of TILE vectors are summed over lanes together
     lane_dB, lane_dC = scratch(most * TILE, like), scratch(most * TILE, like)
     sum_dB, sum_dC = np.empty(most, like.dtype), np.empty(most, like.dtype)
     most = s.chunk * s.n * WIDE
-    keep = (scratch(most, like), scratch(most, like), scratch(most + s.n * WIDE, like))
+    keep = (scratch(most, like), scratch(most, like), scratch(most + s.n * WIDE, like), np.empty(s.n, np.bool_))
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
         start, stop = _channels(p, group)
@@ -150,7 +151,7 @@ def backward(p, at, out, begin, end, like):
                 lane_dC[:] = 0
                 d = start
                 while d < stop:
-                    lanes, own = lanes_of(stop - d), (d - start) * s.n
+                    lanes, own = lanes_of(stop - d, s.n), (d - start) * s.n
                     rates = (rate[own:], inverse[own:], log2_rate[own:])
                     for zero in literal_unroll(kinds):
                         if size(zero) == lanes:

@@ -29,12 +29,14 @@ _BIAS = {32: 127, 64: 1023}
 
 
 class Vector(types.Type):
-    """`lanes` values of one numba float type."""
+    """`lanes` values of one numba float type: `parts` potentials, one after the other, of `lanes / parts` channels."""
 
-    def __init__(self, dtype: types.Float, lanes: int) -> None:
+    def __init__(self, dtype: types.Float, lanes: int, parts: int = 1) -> None:
         self.dtype = dtype
         self.lanes = lanes
-        super().__init__(name=f"Vector({dtype}, {lanes})")
+        self.parts = parts
+        self.channels = lanes // parts
+        super().__init__(name=f"Vector({dtype}, {lanes}, {parts})")
 
 
 @register_model(Vector)
@@ -101,12 +103,33 @@ def zeros(typingctx, like, lanes):
     return vector(like, lanes), codegen
 
 
-@intrinsic
-def size(typingctx, vector):
-    """How many lanes a vector has."""
+@intrinsic(prefer_literal=True)
+def pairs(typingctx, like, lanes):
+    """As :func:`zeros`, for two potentials of half as many channels."""
+    vector = Vector(like.dtype, lanes.literal_value, 2)
 
     def codegen(context, builder, signature, args):
-        return ir.Constant(ir.IntType(64), vector.lanes)
+        return _constant(vector, 0.0)
+
+    return vector(like, lanes), codegen
+
+
+@intrinsic
+def size(typingctx, vector):
+    """How many channels a vector has."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.IntType(64), vector.channels)
+
+    return types.int64(vector), codegen
+
+
+@intrinsic
+def parts(typingctx, vector):
+    """How many potentials of a channel a vector has."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.IntType(64), vector.parts)
 
     return types.int64(vector), codegen
 
@@ -140,40 +163,90 @@ def _masked(builder, kind, count):
     return builder.icmp_signed("<", lanes, wide)
 
 
+def _masked_load(context, builder, source_type, source, index, count, vector: Vector):
+    """The first `count` channels from `source[index:]`, zero in the others."""
+    kind = ir.VectorType(_ir_type(vector).element, vector.channels)
+    mask = _masked(builder, kind, count)
+    address = _address(context, builder, source_type, source, index, kind)
+    name = f"llvm.masked.load.v{kind.count}f{vector.dtype.bitwidth}.p0"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [address.type, ir.IntType(32), mask.type, kind]), name
+    )
+    align = ir.Constant(ir.IntType(32), _align(source_type))
+    return builder.call(
+        function, [address, align, mask, ir.Constant(kind, [ir.Constant(kind.element, 0.0)] * kind.count)]
+    )
+
+
+def _masked_store(context, builder, target_type, target, index, count, value):
+    """Write the first `count` lanes of an LLVM vector to `target[index:]`."""
+    kind = value.type
+    mask = _masked(builder, kind, count)
+    address = _address(context, builder, target_type, target, index, kind)
+    name = f"llvm.masked.store.v{kind.count}f{target_type.dtype.bitwidth}.p0"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [kind, address.type, ir.IntType(32), mask.type]), name
+    )
+    builder.call(function, [value, address, ir.Constant(ir.IntType(32), _align(target_type)), mask])
+
+
+def _part(builder, vector: Vector, value, number):
+    """One potential's lanes."""
+    if vector.parts == 1:
+        return value
+    return _shuffle(builder, value, value, range(number * vector.channels, (number + 1) * vector.channels))
+
+
 @intrinsic
 def load_first(typingctx, source, index, count, like):
-    """The first `count` lanes from `source[index:]`, zero in the others; memory behind them is not touched."""
+    """The first `count` channels from `source[index:]`, zero in the others, for every potential alike.
+
+    Memory behind them is not touched.
+    """
 
     def codegen(context, builder, signature, args):
-        kind = args[3].type
-        mask = _masked(builder, kind, args[2])
-        address = _address(context, builder, source, *args[:2], kind)
-        name = f"llvm.masked.load.v{like.lanes}f{source.dtype.bitwidth}.p0"
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(kind, [address.type, ir.IntType(32), mask.type, kind]), name
-        )
-        align = ir.Constant(ir.IntType(32), _align(source))
-        return builder.call(function, [address, align, mask, _constant(like, 0.0)])
+        value = _masked_load(context, builder, source, *args[:3], like)
+        return value if like.parts == 1 else _shuffle(builder, value, value, list(range(like.channels)) * like.parts)
 
     return like(source, types.int64, types.int64, like), codegen
 
 
 @intrinsic
-def store_first(typingctx, target, index, count, value):
-    """Write the first `count` lanes of `value` to `target[index:]`."""
+def load_rows(typingctx, source, index, stride, count, like):
+    """As :func:`load_first`, with the potentials in rows of their own, `stride` apart."""
 
     def codegen(context, builder, signature, args):
-        kind = args[3].type
-        mask = _masked(builder, kind, args[2])
-        address = _address(context, builder, target, *args[:2], kind)
-        name = f"llvm.masked.store.v{value.lanes}f{target.dtype.bitwidth}.p0"
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [kind, address.type, ir.IntType(32), mask.type]), name
-        )
-        builder.call(function, [args[3], address, ir.Constant(ir.IntType(32), _align(target)), mask])
+        values = []
+        for number in range(like.parts):
+            at = builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, number)))
+            values.append(_masked_load(context, builder, source, args[0], at, args[3], like))
+        return values[0] if like.parts == 1 else _shuffle(builder, *values, range(like.lanes))
+
+    return like(source, types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def store_first(typingctx, target, index, count, value):
+    """Write the first `count` channels of `value`, of its first potential, to `target[index:]`."""
+
+    def codegen(context, builder, signature, args):
+        _masked_store(context, builder, target, *args[:3], _part(builder, value, args[3], 0))
         return context.get_dummy_value()
 
     return types.void(target, types.int64, types.int64, value), codegen
+
+
+@intrinsic
+def store_rows(typingctx, target, index, stride, count, value):
+    """The reverse of :func:`load_rows`."""
+
+    def codegen(context, builder, signature, args):
+        for number in range(value.parts):
+            at = builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, number)))
+            _masked_store(context, builder, target, args[0], at, args[3], _part(builder, value, args[4], number))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, types.int64, types.int64, value), codegen
 
 
 @intrinsic
@@ -186,22 +259,68 @@ def splat(typingctx, like, value):
     return like(like, like.dtype), codegen
 
 
-@intrinsic(prefer_literal=True)
-def add_folded(typingctx, target, index, value, lanes):
-    """Add `value` to `target[index:]`, folded to at most `lanes` (an integer constant) by summing its parts."""
+@intrinsic
+def splat_each(typingctx, like, source, index):
+    """`source[index]` in every lane, or `source[index:]` in the potentials' lanes, one element each."""
 
     def codegen(context, builder, signature, args):
-        folded = args[2]
-        while folded.type.count > lanes.literal_value:
-            half = folded.type.count // 2
-            low, high = (_shuffle(builder, folded, folded, range(i, i + half)) for i in (0, half))
-            folded = builder.fadd(low, high)
-        address = _address(context, builder, target, *args[:2], folded.type)
-        total = builder.fadd(builder.load(address, align=_align(target)), folded)
-        builder.store(total, address, align=_align(target))
+        kind = args[0].type
+        first = ir.VectorType(kind.element, like.parts)
+        elements = builder.load(_address(context, builder, source, *args[1:], first), align=_align(source))
+        return _shuffle(builder, elements, elements, [lane // like.channels for lane in range(like.lanes)])
+
+    return like(like, source, types.int64), codegen
+
+
+@intrinsic
+def fold(typingctx, value):
+    """The sum over the potentials of a vector, in each of them."""
+
+    def codegen(context, builder, signature, args):
+        if value.parts == 1:
+            return args[0]
+        turned = _shuffle(builder, args[0], args[0], [(i + value.channels) % value.lanes for i in range(value.lanes)])
+        return builder.fadd(args[0], turned)
+
+    return value(value), codegen
+
+
+@intrinsic(prefer_literal=True)
+def add_folded(typingctx, target, index, value, lanes):
+    """Add `value` to `target[index:]`, folded to at most `lanes` (an integer constant) by summing over channels.
+
+    Each of its potentials is added by itself, `lanes` further on.
+    """
+
+    def codegen(context, builder, signature, args):
+        for number in range(value.parts):
+            folded = _part(builder, value, args[2], number)
+            while folded.type.count > lanes.literal_value:
+                half = folded.type.count // 2
+                low, high = (_shuffle(builder, folded, folded, range(i, i + half)) for i in (0, half))
+                folded = builder.fadd(low, high)
+            at = builder.add(args[1], ir.Constant(args[1].type, number * lanes.literal_value))
+            address = _address(context, builder, target, args[0], at, folded.type)
+            total = builder.fadd(builder.load(address, align=_align(target)), folded)
+            builder.store(total, address, align=_align(target))
         return context.get_dummy_value()
 
     return types.void(target, types.int64, value, lanes), codegen
+
+
+@intrinsic
+def any_below(typingctx, value, bound, count):
+    """Whether one of the first `count` channels is below a number; NaN is not."""
+
+    def codegen(context, builder, signature, args):
+        below = builder.fcmp_ordered("<", args[0], _splat(builder, args[0].type, args[1]))
+        integers = ir.VectorType(ir.IntType(32), value.lanes)
+        channel = ir.Constant(integers, [ir.Constant(ir.IntType(32), i % value.channels) for i in range(value.lanes)])
+        wide = _splat(builder, integers, builder.trunc(args[2], ir.IntType(32)))
+        found = builder.and_(below, builder.icmp_signed("<", channel, wide))
+        return builder.icmp_signed("!=", builder.bitcast(found, ir.IntType(value.lanes)), ir.IntType(value.lanes)(0))
+
+    return types.boolean(value, value.dtype, types.int64), codegen
 
 
 @intrinsic
@@ -310,7 +429,7 @@ def expm1_and_slope(typingctx, exponent):
         less = builder.fsub(s, one)
         e = _fma(builder, s, g, less)
         # exp(-z) = s (1 + g) and z = -r - k ln 2, multiplied out so that for k = 0 the leading terms are gone.
-        near = _fma(builder, p, builder.fsub(one, r), builder.fneg(builder.fmul(r, r)))
+        near = _fma(builder, builder.fneg(r), g, p)
         far = builder.fmul(k, _constant(exponent, -math.log(2.0)))
         slope = _fma(builder, s, _fma(builder, far, builder.fadd(one, g), near), less)
         return context.make_tuple(builder, signature.return_type, (e, slope))

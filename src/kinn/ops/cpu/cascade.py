@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kinn.ops.cpu.compiled import FLOOR, groups_for, load_kernels, rows_of, run_items
-from kinn.ops.cpu.records import TILE, Size
+from kinn.ops.cpu.records import TILE, Size, slow_below
 from kinn.ops.path import Path
 from kinn.ops.reference import check_sign
 
@@ -188,7 +188,7 @@ def _plan(kernels, x, dt_weight, a, paths, series, zoh, dt_scale):
     batch, (routes, cells, d, n) = x.shape[0], a.shape
     blocks = min(batch, _MAX_BLOCKS)
     groups = groups_for(blocks, routes, torch.get_num_threads())
-    size = Size(d, n, _steps(d, n), zoh, FLOOR[x.dtype])
+    size = Size(d, n, _steps(d, n), zoh, FLOOR[x.dtype], slow_below(min(path.steps for path in paths)))
     return kernels.Plan(batch, routes, cells, dt_weight.shape[-1], series, dt_scale, size, blocks, groups)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-WIDE, TILE, NARROW = 32, 16, 8  # lanes of a tile; wide ones share the loads of B and C, narrow ones end a row
+# Channels of a tile: wide ones share the loads of B and C; narrow ones, of two potentials to a vector, end a row.
+WIDE, TILE, NARROW = 32, 16, 8
+_RESOLVED = 1 / 16
 
 
 class Rows(NamedTuple):
@@ -31,10 +33,20 @@ class Cells(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Channels, potentials, steps of a chunk, the injection, and the smallest decay rate that is told from none."""
+    """Channels, potentials, steps of a chunk, the injection; what is small.
+
+    `floor` is the smallest decay rate that is told from none; `slow` a mean step times rate below which the gradient of
+    that rate needs care, see `slow_below`.
+    """
 
     d: int
     n: int
     chunk: int
     zoh: bool
     floor: float
+    slow: float
+
+
+def slow_below(steps: int) -> float:
+    """`Size.slow` for sequences of so many steps: cheap forms lose up to 16 units in the last place."""
+    return _RESOLVED * max(steps, 1) ** -0.5

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kinn.ops.cpu.compiled import FLOOR, address, checkpoint_steps, groups_for, load_kernels, rows_of, run_items
-from kinn.ops.cpu.records import TILE, Cells, Size
+from kinn.ops.cpu.records import TILE, Cells, Size, slow_below
 from kinn.ops.path import Path
 from kinn.ops.reference import check_sign
 
@@ -158,7 +158,7 @@ def _plan(kernels, x: Tensor, a: Tensor, path: Path, zoh: bool):
     (batch, _, d), n = x.shape, a.shape[1]
     blocks = min(batch * path.sequences, _MAX_BLOCKS)
     groups = groups_for(blocks, -(-d // TILE), torch.get_num_threads())
-    size = Size(d, n, checkpoint_steps(n), zoh, FLOOR[x.dtype])
+    size = Size(d, n, checkpoint_steps(n), zoh, FLOOR[x.dtype], slow_below(path.steps))
     return kernels.Plan(batch, size, path, blocks, groups)
 
 

@@ -437,26 +437,37 @@ def expm1_and_slope(typingctx, exponent):
     return types.UniTuple(exponent, 2)(exponent), codegen
 
 
+# log(1 + e) = e p(e) for 0 <= e <= 1: minimax polynomials p, relative error 3e-8 and 6e-17, lowest power first.
+_P = {
+    32: (
+        0.99999997, -0.49999493, 0.33319095, -0.248429698, 0.191059654, -0.136631704, 0.0782251873, -0.0295048341,
+        0.00523260733,
+    ),
+    64: (
+        0.9999999999999999, -0.49999999999995465, 0.3333333333271753, -0.24999999966711517, 0.1999999904442774,
+        -0.16666649825175844, 0.14285515510274513, -0.12498336481115778, 0.11100837635684732, -0.09951796365702181,
+        0.08915242072177965, -0.07827351063011319, 0.06523114946322663, -0.04944072792004235, 0.032459970674923455,
+        -0.017525233723992038, 0.0073402834009357164, -0.002210300216328859, 0.00042236778730288845,
+        -3.8267841783835614e-05,
+    ),
+}  # fmt: skip
+
+
 @intrinsic
 def softplus(typingctx, x):
     """`log(1 + exp(x))`, to full relative precision also where it is tiny."""
 
     def codegen(context, builder, signature, args):
-        zero, one, two = (_constant(x, value) for value in (0.0, 1.0, 2.0))
-        negative = builder.fcmp_ordered("<", args[0], zero)
-        below = builder.select(negative, args[0], builder.fneg(args[0]))  # -|x|
+        zero = _constant(x, 0.0)
+        positive = builder.fcmp_ordered(">", args[0], zero)
+        below = builder.select(positive, builder.fneg(args[0]), args[0])  # -|x|
         _, f, s, q = _reduced(builder, x, builder.fmul(below, _constant(x, 1 / math.log(2.0))))
         g = builder.fmul(f, _fma(builder, q, f, _constant(x, math.log(2.0))))
         e = _fma(builder, s, g, s)
-        # log(1 + e) = 2 atanh(t), t = e / (2 + e) <= 1/3, by its series.
-        t = builder.fdiv(e, builder.fadd(e, two))
-        square = builder.fmul(t, t)
-        series = _constant(x, 0.0)
-        for k in range(7 if x.dtype.bitwidth == 32 else 16, 0, -1):
-            series = _fma(builder, series, square, _constant(x, 1 / (2 * k + 1)))
-        series = _fma(builder, series, square, one)
-        above = builder.select(negative, zero, args[0])
-        return _fma(builder, builder.fmul(two, t), series, above)
+        *coefficients, p = (_constant(x, c) for c in _P[x.dtype.bitwidth])
+        for c in reversed(coefficients):
+            p = _fma(builder, p, e, c)
+        return _fma(builder, e, p, builder.select(positive, args[0], zero))
 
     return x(x), codegen
 

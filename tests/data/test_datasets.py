@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from kinn.data import OperatorDataset, TrajectoryDataset, TrajectoryWindows, from_arrays, from_trajectories, split
+from kinn.data.samples import Samples
+from kinn.data.stores import TensorStore
 
 
 def numbered(n: int, *shape: int) -> np.ndarray:
@@ -208,6 +210,24 @@ class TestWindows:
             assert history[:, 0, 0, 0].tolist() == [first, first + 1, first + 2]
             assert future[:, 0, 0, 0].tolist() == [first + 3, first + 4]
         assert torch.equal(windows[-1][1], windows[5][1])
+
+    @pytest.mark.parametrize("where", ["memory", "file", "strided"])
+    def test_a_batch_is_its_windows_stacked(self, where: str, tmp_path: Path) -> None:
+        data = flows(4)
+        if where == "file":
+            np.save(tmp_path / "u.npy", values(data.trajectories, 4).numpy())
+            data = from_trajectories(tmp_path / "u.npy")
+        elif where == "strided":
+            frames = values(data.trajectories, 4).transpose(0, 1).contiguous().transpose(0, 1)
+            data = TrajectoryDataset(Samples(TensorStore(frames, what="flows")))
+        windows = TrajectoryWindows(data.subset([3, 1, 0]), n_history=3, n_future=2, stride=2)
+        order = [5, 0, 2, 2]
+        for together, apart in zip(windows.batch(order), zip(*(windows[i] for i in order))):
+            assert together.is_contiguous()
+            assert torch.equal(together, torch.stack(apart))
+        assert windows.batch(order)[1][:, :, 0, 0, 0].tolist() == [[5, 6], [303, 304], [103, 104], [103, 104]]
+        loaded = list(DataLoader(windows, batch_size=4, sampler=order))
+        assert all(torch.equal(a, b) for a, b in zip(loaded[0], windows.batch(order)))
 
     def test_full_rollout_is_one_window(self) -> None:
         windows = TrajectoryWindows(flows(), n_history=5, n_future=3)

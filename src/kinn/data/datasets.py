@@ -72,7 +72,11 @@ class OperatorDataset(Dataset):
         return self.__getitems__([_check_index(index, len(self))])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.inputs.read(indices), self.outputs.read(indices), strict=True))
+        return list(zip(*self.batch(indices), strict=True))
+
+    def batch(self, indices: Sequence[int]) -> tuple[Float[Tensor, "b c_in *grid"], Float[Tensor, "b c_out *grid"]]:
+        """The pairs of these indices (`0 .. N - 1`), stacked: what a default DataLoader makes of them, in one copy."""
+        return self.inputs.read(indices), self.outputs.read(indices)
 
     def subset(self, indices: slice | Sequence[int]) -> OperatorDataset:
         """Some of the pairs, without reading them: `data.subset(slice(-200, None))` are the last 200."""
@@ -199,12 +203,17 @@ class TrajectoryWindows(Dataset):
         return len(self.dataset) * self.per_trajectory
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "h c *grid"], Float[Tensor, "f c *grid"]]:
-        sample, window = divmod(_check_index(index, len(self)), self.per_trajectory)
-        start = window * self.stride
-        frames = self.dataset.trajectories.read([sample], window=slice(start, start + self.n_history + self.n_future))[
-            0
-        ]
-        return frames[: self.n_history], frames[self.n_history :]
+        return self.__getitems__([_check_index(index, len(self))])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(*self.batch(indices), strict=True))
+
+    def batch(self, indices: Sequence[int]) -> tuple[Float[Tensor, "b h c *grid"], Float[Tensor, "b f c *grid"]]:
+        """The windows of these indices (`0 .. N - 1`), stacked; see `OperatorDataset.batch`."""
+        samples, windows = zip(*(divmod(index, self.per_trajectory) for index in indices))
+        starts = [window * self.stride for window in windows]
+        history, future = self.dataset.trajectories.read_windows(samples, starts, (self.n_history, self.n_future))
+        return history, future
 
     def __repr__(self) -> str:
         return f"TrajectoryWindows({len(self)} windows of {self.n_history} + {self.n_future} frames, {self.dataset!r})"

@@ -50,6 +50,30 @@ class Samples:
             return self.store.read([self.rows[0]], window)[:0]
         return self.store.read([self.rows[i] for i in indices], window)
 
+    def read_windows(self, indices: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:
+        """Read a window of each sample, cut into pieces that follow one another.
+
+        Args:
+            indices: which samples, in `0 .. N - 1`; at least one.
+            starts: where each window begins on the first axis after the sample axis; the window must fit.
+            lengths: of the pieces.
+
+        Returns:
+            one float32 tensor per piece, `(len(indices), length, ...)`, contiguous, the caller's own.
+
+        Example:
+            >>> from kinn.data.stores import TensorStore
+            >>> samples = Samples(TensorStore(torch.arange(12.0).reshape(2, 6), what="numbers"))
+            >>> [piece.tolist() for piece in samples.read_windows([0, 1], [0, 3], [1, 2])]
+            [[[0.0], [9.0]], [[1.0, 2.0], [10.0, 11.0]]]
+        """
+        rows = [self.rows[i] for i in indices]
+        if isinstance(self.store, TensorStore):
+            return self.store.read_windows(rows, starts, lengths)
+        windows = [slice(start, start + sum(lengths)) for start in starts]
+        parts = [self.store.read([row], window)[0].split(list(lengths)) for row, window in zip(rows, windows)]
+        return [torch.stack(pieces) for pieces in zip(*parts)]
+
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """All samples in order, `batch_size` at a time."""
         for start in range(0, len(self), batch_size):

@@ -70,13 +70,13 @@ class TensorStore:
     """Samples in memory, checked once.
 
     Args:
-        values: float32 `(N, ...)`; not copied.
+        values: float32 `(N, ...)`; not copied where its memory has no gaps.
         what: what the values are, for messages.
     """
 
     def __init__(self, values: Tensor, *, what: str) -> None:
         assert values.dtype == torch.float32
-        self.values = values
+        self.values = values.contiguous()
         self.shape = tuple(self.values.shape)
         for start in range(0, self.shape[0], 256):
             part = self.values[start : start + 256]
@@ -85,7 +85,18 @@ class TensorStore:
     def read(self, rows: Sequence[int], window: slice) -> Tensor:
         """Rows as float32 `(len(rows), ...)`."""
         values = self.values if window == slice(None) else self.values[:, window]
-        return values[torch.as_tensor(rows, dtype=torch.long)]
+        return values.index_select(0, torch.as_tensor(rows, dtype=torch.long))
+
+    def read_windows(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:
+        """See `Samples.read_windows`; all windows in one read per length, without a loop over samples."""
+        frames = self.values.flatten(0, 1)
+        first = torch.as_tensor(rows) * self.shape[1] + torch.as_tensor(starts)
+        found, done = [], 0
+        for length in lengths:
+            index = first[:, None] + torch.arange(done, done + length)
+            found.append(frames.index_select(0, index.flatten()).view(len(rows), length, *self.shape[2:]))
+            done += length
+        return found
 
 
 class ArrayFileStore:

@@ -1,11 +1,11 @@
-"""What happens beside the optimiser steps: the history, the best model's file, progress, reproducible order."""
+"""What happens beside the optimiser steps: the history, the best model's file, progress."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
-from torch.utils.data import Sampler
 
 from kinn.files import atomic_file, write_text
 from kinn.train.progress import ProgressBar
-
-
-class EpochOrder(Sampler[int]):
-    """All indices in an order that depends on the seed and the epoch alone, so that a resumed run goes on alike."""
-
-    def __init__(self, length: int, *, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        yield from torch.randperm(self.length, generator=generator).tolist()
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 from kinn.data import OperatorDataset, TrajectoryDataset, TrajectoryWindows
 from kinn.metrics import FieldErrors
+from kinn.train.loading import Items
 from kinn.train.prediction import Rollout, TrainedModel
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def evaluate(
     )
 
 
-def evaluation_items(dataset: Any, rollout: Rollout | None) -> Dataset:
+def evaluation_items(dataset: Any, rollout: Rollout | None) -> Items:
     """Pairs (given, truth): the data set's own, or each trajectory's first frames and all that follow.
 
     Raises:

@@ -18,11 +18,12 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from kinn.data import OperatorDataset, TrajectoryDataset
-from kinn.train.callbacks import AtomicCheckpoints, EpochOrder, FreshBatchNorm, History, TrainingProgress
+from kinn.train.callbacks import AtomicCheckpoints, FreshBatchNorm, History, TrainingProgress
 from kinn.train.folder import RunFolder
+from kinn.train.loading import batches
 from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.saving import load_model, save_model
 from kinn.train.settings import TrainSettings, chosen_device
@@ -115,8 +116,8 @@ def fit(
             _run(
                 _trainer(task, settings, run, history, title if progress else None),
                 task,
-                _loader(train_items, settings, shuffled=True),
-                _loader(validation_items, settings, shuffled=False),
+                batches(train_items, settings, shuffled=True),
+                batches(validation_items, settings, shuffled=False),
                 run.checkpoint if run.checkpoint.exists() else None,
             )
         if not history.best_epoch:
@@ -198,17 +199,6 @@ def _run(
         torch.use_deterministic_algorithms(deterministic)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-
-
-def _loader(items: Dataset, settings: TrainSettings, *, shuffled: bool) -> DataLoader:
-    return DataLoader(
-        items,
-        batch_size=settings.batch_size,
-        sampler=EpochOrder(len(items), seed=settings.seed) if shuffled else None,  # pyright: ignore[reportArgumentType]
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-        pin_memory=settings.device in ("auto", "cuda") and torch.cuda.is_available(),
-    )
 
 
 def _fingerprint(dataset: OperatorDataset | TrajectoryDataset) -> dict[str, Any]:

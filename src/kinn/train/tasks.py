@@ -8,10 +8,10 @@ from typing import Any, Literal
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from kinn.data import Identity, OperatorDataset, TrajectoryDataset, TrajectoryWindows
 from kinn.train.evaluate import Scores, evaluation_items, expect_kind
+from kinn.train.loading import Items
 from kinn.train.losses import loss_named
 from kinn.train.prediction import Normalizer, Rollout, TrainedModel
 from kinn.train.saving import blueprint
@@ -74,7 +74,7 @@ class _Task(lightning.LightningModule):
         self.log("validation_loss", self._mean_loss(prediction, truth), on_epoch=True, batch_size=len(given))
         self.scores.update(self.trained, prediction, truth)
 
-    def validation_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Dataset:
+    def validation_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Items:
         """What a validation goes through: the pairs, or each trajectory once, from its first frames to its end."""
         return evaluation_items(dataset, self.trained.rollout)
 
@@ -134,7 +134,7 @@ class OperatorTask(_Task):
         trained = TrainedModel(model, input_normalizer or Identity(), output_normalizer or Identity())
         super().__init__(trained, loss=loss, loss_units=loss_units, optimizer=optimizer)
 
-    def training_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Dataset:
+    def training_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Items:
         """What an epoch goes through: the pairs."""
         return expect_kind(dataset, OperatorDataset)
 
@@ -196,7 +196,7 @@ class RolloutTask(_Task):
             described["task"][name] = getattr(self, name)
         return described
 
-    def training_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Dataset:
+    def training_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Items:
         """What an epoch goes through: all windows of `n_history + unroll` frames."""
         return TrajectoryWindows(
             expect_kind(dataset, TrajectoryDataset),

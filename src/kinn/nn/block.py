@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kinn.nn.cell import KirchhoffCell
 from kinn.nn.mlp import ChannelMLP
 from kinn.nn.routes import routes_for
 from kinn.nn.separable import SeparableConv
-from kinn.ops import cascade_scan
+from kinn.ops import cascade_scan, evolution_branch, gated_output
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -141,13 +140,29 @@ class KirchhoffBlock(nn.Module):
             raise ValueError(
                 f"KirchhoffBlock: expected shape (batch, {grid}, {self.d_model}), channels last, got {tuple(x.shape)}"
             )
-        evolution, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
-        evolution = F.silu(self.conv(evolution))
-        y = self._cascade(evolution, dt_scale)
-        if self.output_norm is not None:
-            y = self.output_norm(y)
-        y = self.out_proj(y * F.silu(gate))
-        x = x + (y if self.scale is None else self.scale * y)
+        into_cascade, into_gate = self.in_proj.weight.chunk(2)
+        norm, conv, inner, out = self.norm, self.conv, self.output_norm, self.out_proj.weight
+        drive = evolution_branch(
+            x,
+            into_cascade,
+            conv.weight,
+            conv.bias,
+            conv.pointwise.weight,
+            conv.pointwise.bias,
+            norm=(norm.weight, norm.bias),
+            eps=norm.eps,
+            periodic=self.boundary == "periodic",
+        )
+        x = gated_output(
+            x,
+            self._cascade(drive, dt_scale),
+            into_gate,
+            out if self.scale is None else self.scale * out,
+            norm=(norm.weight, norm.bias),
+            inner_norm=None if inner is None else (inner.weight, inner.bias),
+            eps=norm.eps,
+            inner_eps=0.0 if inner is None else inner.eps,
+        )
         return x if self.mlp is None else x + self.mlp(x)
 
     def _cascade(self, drive: Tensor, dt_scale: float) -> Tensor:

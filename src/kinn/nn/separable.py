@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from kinn.ops.reference import separable_reference
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = ["SeparableConv"]
-
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class SeparableConv(nn.Module):
@@ -47,7 +46,7 @@ class SeparableConv(nn.Module):
         boundary: str = "zero",
     ) -> None:
         super().__init__()
-        if n_axes not in _CONVOLUTIONS:
+        if n_axes not in (1, 2, 3):
             raise ValueError(f"SeparableConv: n_axes must be 1, 2 or 3, got {n_axes}")
         if kernel_size % 2 != 1:
             raise ValueError(f"SeparableConv: kernel_size must be odd, got {kernel_size}")
@@ -62,14 +61,8 @@ class SeparableConv(nn.Module):
 
     def forward(self, x: Float[Tensor, "b *grid i"]) -> Float[Tensor, "b *grid o"]:
         """Map `(b, *grid, in_channels)` to `(b, *grid, out_channels)`."""
-        convolve = _CONVOLUTIONS[self.n_axes]
-        pad = self.weight.shape[-1] // 2
-        x = x.movedim(-1, 1)  # a view in channels-last memory format: nothing is copied
-        if self.boundary == "periodic":
-            x = F.pad(x, 2 * self.n_axes * (pad,), mode="circular")
-            pad = 0
-        y = convolve(x, self.weight, self.bias, padding=pad, groups=x.shape[1])
-        return self.pointwise(y.movedim(1, -1))
+        periodic, mix = self.boundary == "periodic", self.pointwise
+        return separable_reference(x, self.weight, self.bias, mix.weight, mix.bias, periodic)
 
     def extra_repr(self) -> str:
         """What the sub-modules do not show, for `repr`."""

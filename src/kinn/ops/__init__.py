@@ -3,9 +3,19 @@
 Arguments are checked here; what computes them is chosen in :mod:`kinn.ops.backends`.
 """
 
+from kinn.ops.branches import evolution_branch, gated_output
 from kinn.ops.cascade import cascade_scan
 from kinn.ops.discretize import euler, zoh
 from kinn.ops.mlp import channel_mlp
 from kinn.ops.scan import grid_scan, selective_scan
 
-__all__ = ["cascade_scan", "channel_mlp", "euler", "grid_scan", "selective_scan", "zoh"]
+__all__ = [
+    "cascade_scan",
+    "channel_mlp",
+    "euler",
+    "evolution_branch",
+    "gated_output",
+    "grid_scan",
+    "selective_scan",
+    "zoh",
+]

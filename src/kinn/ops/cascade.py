@@ -13,6 +13,7 @@ from kinn.ops.cpu import cascade_cpu, cascade_fits
 from kinn.ops.discretize import DISCRETIZATIONS
 from kinn.ops.path import Path
 from kinn.ops.scan import grid_scan
+from kinn.ops.triton import cascade_fits_triton, cascade_triton
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,14 @@ def cascade_scan(
         dtype = torch.promote_types(dtype, tensor.dtype)
     drive, projection, dt_weight, dt_bias, a, D = (t.to(dtype) for t in (x, projection, dt_weight, dt_bias, a, D))
     backend = backend_for(where, backend, x.device)
-    if backend != "cpu" or boundary == "periodic" or not cascade_fits(x.shape[0], len(routes)):
+    joined = lines == "joined"
+    if backend == "triton" and cascade_fits_triton(
+        x, dt_weight, a, [axis for axis, _ in routes], joined, boundary == "periodic"
+    ):
+        y = cascade_triton(
+            x, projection, dt_weight, dt_bias, a, D, routes, joined, wiring == "series", injection, float(dt_scale)
+        )
+    elif backend != "cpu" or boundary == "periodic" or not cascade_fits(x.shape[0], len(routes)):
         with torch.autocast(x.device.type, enabled=False):
             y = _by_cells(
                 drive, projection, dt_weight, dt_bias, a, D, routes, wiring, dt_scale,
@@ -107,7 +115,7 @@ def cascade_scan(
             )  # fmt: skip
     else:
         grid = x.shape[1:-1]
-        paths = [Path.along(grid, axis, joined=lines == "joined", reverse=reverse) for axis, reverse in routes]
+        paths = [Path.along(grid, axis, joined=joined, reverse=reverse) for axis, reverse in routes]
         drive = drive.flatten(1, -2)
         y = cascade_cpu(
             drive, projection, dt_weight, dt_bias, a, D, paths, wiring == "series", injection, float(dt_scale)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kinn.ops.cpu import mlp_cpu, mlp_fits
+from kinn.ops.cpu import MLP_MOST_WEIGHTS, kernels_fit, mlp_cpu
 from kinn.ops.reference import mlp_reference
 
 if TYPE_CHECKING:
@@ -49,6 +49,6 @@ def channel_mlp(
     """
     weight, bias = norm or (None, None)
     parameters = (weight, bias, eps, first, first_bias, second, second_bias)
-    if not mlp_fits(x, (weight, bias, first, first_bias, second, second_bias)):
+    if not kernels_fit(x, (weight, bias, first, first_bias, second, second_bias), MLP_MOST_WEIGHTS):
         return mlp_reference(x, *parameters)
     return mlp_cpu(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], second.shape[0])

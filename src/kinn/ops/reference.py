@@ -1,4 +1,4 @@
-"""The definitions that every other backend is held against, in plain PyTorch: a loop over positions, an MLP."""
+"""The definitions that every other backend is held against, in plain PyTorch: loops, parts of blocks."""
 
 from __future__ import annotations
 
@@ -82,3 +82,58 @@ def mlp_reference(
     if norm_weight is not None:
         x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
     return F.linear(F.gelu(F.linear(x, first, first_bias)), second, second_bias)
+
+
+def separable_reference(
+    x: Float[Tensor, "b *grid i"],
+    filters: Float[Tensor, "i 1 *taps"],
+    filter_bias: Float[Tensor, "i"] | None,
+    mix: Float[Tensor, "o i"],
+    mix_bias: Float[Tensor, "o"] | None,
+    periodic: bool,
+) -> Float[Tensor, "b *grid o"]:
+    """A centred filter for every channel, then a matrix across channels; around the grid lie zeros, or its copies."""
+    axes, pad = x.dim() - 2, filters.shape[-1] // 2
+    x = x.movedim(-1, 1)  # a view in channels-last memory format: nothing is copied
+    if periodic:
+        x = F.pad(x, 2 * axes * (pad,), mode="circular")
+        pad = 0
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+    y = convolve(x, filters, filter_bias, padding=pad, groups=x.shape[1])
+    return F.linear(y.movedim(1, -1), mix, mix_bias)
+
+
+def evolution_reference(
+    x: Float[Tensor, "b *grid c"],
+    norm_weight: Float[Tensor, "c"],
+    norm_bias: Float[Tensor, "c"],
+    matrix: Float[Tensor, "d c"],
+    filters: Float[Tensor, "d 1 *taps"],
+    filter_bias: Float[Tensor, "d"] | None,
+    mix: Float[Tensor, "d d"],
+    mix_bias: Float[Tensor, "d"] | None,
+    eps: float,
+    periodic: bool,
+) -> Float[Tensor, "b *grid d"]:
+    """`silu(separable(norm(x) matrix^T))`, Eq. (19): what drives the cascade."""
+    drive = F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), matrix)
+    return F.silu(separable_reference(drive, filters, filter_bias, mix, mix_bias, periodic))
+
+
+def gate_reference(
+    x: Float[Tensor, "*grid c"],
+    y: Float[Tensor, "*grid d"],
+    norm_weight: Float[Tensor, "c"],
+    norm_bias: Float[Tensor, "c"],
+    gate: Float[Tensor, "d c"],
+    inner_weight: Float[Tensor, "d"] | None,
+    inner_bias: Float[Tensor, "d"] | None,
+    out: Float[Tensor, "c d"],
+    eps: float,
+    inner_eps: float,
+) -> Float[Tensor, "*grid c"]:
+    """`x + (norm(y) * silu(norm(x) gate^T)) out^T`, Eqs. (19), (25), (26); `y` as it is without an inner norm."""
+    opened = F.silu(F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), gate))
+    if inner_weight is not None:
+        y = F.layer_norm(y, y.shape[-1:], inner_weight, inner_bias, inner_eps)
+    return x + F.linear(y * opened, out)

@@ -472,6 +472,22 @@ def softplus(typingctx, x):
     return x(x), codegen
 
 
+@intrinsic
+def sigmoid(typingctx, x):
+    """`1 / (1 + exp(-x))`, to full relative precision also where it is tiny."""
+
+    def codegen(context, builder, signature, args):
+        zero, one = _constant(x, 0.0), _constant(x, 1.0)
+        positive = builder.fcmp_ordered(">", args[0], zero)
+        below = builder.select(positive, builder.fneg(args[0]), args[0])  # -|x|
+        _, f, s, q = _reduced(builder, x, builder.fmul(below, _constant(x, 1 / math.log(2.0))))
+        g = builder.fmul(f, _fma(builder, q, f, _constant(x, math.log(2.0))))
+        e = _fma(builder, s, g, s)
+        return builder.fdiv(builder.select(positive, one, e), builder.fadd(one, e))
+
+    return x(x), codegen
+
+
 # Phi(-x) = exp(-x^2 / 2) t r(t), t = 1 / (1 + 0.275 x), for x >= 0: minimax polynomial r, relative error 4e-8.
 _TAIL_SCALE = 0.275
 _R = (

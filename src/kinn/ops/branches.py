@@ -1,0 +1,90 @@
+"""What surrounds the cascade in a block, as one operation before it and one behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from kinn.ops.cpu import BRANCH_MOST_WEIGHTS, evolution_cpu, evolution_fits, gate_cpu, kernels_fit
+from kinn.ops.reference import evolution_reference, gate_reference
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["evolution_branch", "gated_output"]
+
+
+def evolution_branch(
+    x: Float[Tensor, "b *grid c"],
+    matrix: Float[Tensor, "d c"],
+    filters: Float[Tensor, "d 1 *taps"],
+    filter_bias: Float[Tensor, "d"] | None,
+    mix: Float[Tensor, "d d"],
+    mix_bias: Float[Tensor, "d"] | None,
+    *,
+    norm: tuple[Float[Tensor, "c"], Float[Tensor, "c"]],
+    eps: float = 1e-5,
+    periodic: bool = False,
+) -> Float[Tensor, "b *grid d"]:
+    """What drives the cascade, Eq. (19): `silu(mix filter(norm(x) matrix^T))`.
+
+    In single precision on a CPU, on 2-D grids and with matrices that stay in the near caches, compiled kernels walk
+    through the grid row by row: nothing between `x` and the result reaches memory, neither forth nor back. Otherwise,
+    and under autocast, compilers and function transforms, it is PyTorch's own operations. Differentiable twice either
+    way.
+
+    Args:
+        x: fields `(b, *grid, c)` on one to three axes.
+        matrix: `(d, c)`.
+        filters: one per channel, `(d, 1, *taps)`, of odd widths, centred.
+        filter_bias: `(d,)`, or None.
+        mix: matrix across channels behind the filters, `(d, d)`.
+        mix_bias: `(d,)`, or None.
+        norm: weight and bias `(c,)` of the layer norm over channels.
+        eps: what the norm adds to the variance.
+        periodic: the grid closes on itself; otherwise zeros lie around it.
+
+    Returns:
+        `(b, *grid, d)`.
+    """
+    arguments = (x, *norm, matrix, filters, filter_bias, mix, mix_bias)
+    if kernels_fit(x, arguments[1:], BRANCH_MOST_WEIGHTS) and evolution_fits(x, filters, periodic):
+        return evolution_cpu(*arguments, eps, periodic)
+    return evolution_reference(*arguments, eps, periodic)
+
+
+def gated_output(
+    x: Float[Tensor, "b *grid c"],
+    y: Float[Tensor, "b *grid d"],
+    gate: Float[Tensor, "d c"],
+    out: Float[Tensor, "c d"],
+    *,
+    norm: tuple[Float[Tensor, "c"], Float[Tensor, "c"]],
+    inner_norm: tuple[Float[Tensor, "d"], Float[Tensor, "d"]] | None = None,
+    eps: float = 1e-5,
+    inner_eps: float = 1e-5,
+) -> Float[Tensor, "b *grid c"]:
+    """The cascade's output, gated and added to the input, Eqs. (25), (26).
+
+    `x + (norm(y) * silu(norm(x) gate^T)) out^T`.
+
+    Computed as :func:`evolution_branch` is, on grids of any shape.
+
+    Args:
+        x: the block's input `(b, *grid, c)`.
+        y: the cascade's output `(b, *grid, d)`.
+        gate: matrix `(d, c)`.
+        out: matrix `(c, d)`.
+        norm: weight and bias `(c,)` of the layer norm of `x`.
+        inner_norm: weight and bias `(d,)` of a layer norm of `y`; None for no norm.
+        eps: what the norm of `x` adds to the variance.
+        inner_eps: what the norm of `y` adds to it.
+
+    Returns:
+        `(b, *grid, c)`.
+    """
+    arguments = (x, y, *norm, gate, *(inner_norm or (None, None)), out)
+    if y.dtype == x.dtype and kernels_fit(x, arguments[2:], BRANCH_MOST_WEIGHTS):
+        return gate_cpu(*arguments, eps, inner_eps)
+    return gate_reference(*arguments, eps, inner_eps)

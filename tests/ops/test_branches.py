@@ -1,0 +1,187 @@
+"""What surrounds the cascade, compiled, against plain PyTorch in float64, and who gets which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kinn.nn import KirchhoffBlock
+from kinn.ops import branches, evolution_branch, gated_output
+from kinn.ops.cpu import evolution_cpu, gate_cpu
+from kinn.ops.reference import evolution_reference, gate_reference
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+
+@pytest.fixture
+def normal():
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(shape, generator=generator)
+
+
+def gate_arguments(normal, shape, c, d, inner_norm):
+    inner = (normal(d) + 1, normal(d)) if inner_norm else (None, None)
+    return [
+        normal(*shape, c) + 1, normal(*shape, d) + 1, normal(c) + 1, normal(c), normal(d, c) * c**-0.5, *inner,
+        normal(c, d) * d**-0.5, 1e-5, 1e-3,
+    ]  # fmt: skip
+
+
+def evolution_arguments(normal, shape, c, d, taps, periodic, bias):
+    return [
+        normal(*shape, c) + 1, normal(c) + 1, normal(c), normal(d, c) * c**-0.5, normal(d, 1, taps, taps) / taps,
+        normal(d) if bias else None, normal(d, d) * d**-0.5, normal(d) if bias else None, 1e-5, periodic,
+    ]  # fmt: skip
+
+
+def differentiate(function, arguments):
+    leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
+    y = function(*leaves)
+    given = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, [t for t in leaves if isinstance(t, torch.Tensor)], given)]
+
+
+def double(arguments):
+    return [t.double() if isinstance(t, torch.Tensor) else t for t in arguments]
+
+
+def check(compiled, reference, arguments):
+    got, exact = differentiate(compiled, arguments), differentiate(reference, double(arguments))
+    for value, expected in zip(got, exact, strict=True):
+        assert value.shape == expected.shape
+        if expected.numel():  # what is zero but for rounding, as the gradients of a norm of one channel, has no scale
+            scale = max(expected.abs().max().item(), 1e-6)
+            torch.testing.assert_close(value.double(), expected, rtol=0, atol=2e-6 * scale)
+
+
+@pytest.mark.parametrize("inner_norm", [True, False])
+@pytest.mark.parametrize(("shape", "c", "d"), [((0, 4), 3, 5), ((1,), 1, 1), ((63,), 20, 40), ((2, 7, 9), 16, 33)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_gate(normal, monkeypatch, shape, c, d, inner_norm, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    check(gate_cpu, gate_reference, gate_arguments(normal, shape, c, d, inner_norm))
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "c", "d", "taps"),
+    [
+        ((0, 4, 4), 3, 4, 3),
+        ((2, 1, 1), 3, 4, 3),
+        ((2, 9, 11), 20, 40, 3),
+        ((1, 40, 6), 5, 7, 3),  # several bands of rows
+        ((3, 5, 4), 17, 33, 5),
+        ((2, 3, 5), 4, 4, 1),
+    ],
+)
+def test_evolution(normal, shape, c, d, taps, periodic, bias):
+    check(evolution_cpu, evolution_reference, evolution_arguments(normal, shape, c, d, taps, periodic, bias))
+
+
+def test_constant_and_huge_rows(normal):
+    arguments = gate_arguments(normal, (100,), 7, 5, True)
+    arguments[0][:50] = 3.0
+    arguments[0][50:] *= 1e6
+    arguments[1][::2] = -1e4
+    torch.testing.assert_close(gate_cpu(*arguments).double(), gate_reference(*double(arguments)), rtol=1e-5, atol=1e-4)
+
+
+def test_not_a_number_stays_where_it_is(normal):
+    """As far as the filter reaches, and no further."""
+    arguments = evolution_arguments(normal, (1, 8, 9), 3, 5, 3, False, True)
+    arguments[0][0, 4, 4, 1] = torch.nan
+    y = evolution_cpu(*arguments)
+    assert y[0, 3:6, 3:6].isnan().all()
+    y[0, 3:6, 3:6] = 0
+    assert y.isfinite().all()
+
+
+def test_periodic_branch_commutes_with_shifts(normal):
+    x, *others = evolution_arguments(normal, (1, 6, 8), 3, 4, 3, True, True)
+    moved = evolution_cpu(x.roll((2, 3), (1, 2)), *others)
+    torch.testing.assert_close(moved, evolution_cpu(x, *others).roll((2, 3), (1, 2)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("which", ["gate", "evolution"])
+class TestOperator:
+    @pytest.fixture
+    def case(self, which, normal):
+        if which == "gate":
+            return gate_cpu, gate_reference, gate_arguments(normal, (2, 6, 30), 5, 7, True), "gated_output"
+        arguments = evolution_arguments(normal, (2, 6, 30), 5, 7, 3, False, True)
+        return evolution_cpu, evolution_reference, arguments, "evolution_branch"
+
+    def test_same_bits_every_time(self, case):
+        compiled, _, arguments, _ = case
+        first = differentiate(compiled, arguments)
+        for _ in range(4):
+            assert all(map(torch.equal, differentiate(compiled, arguments), first))
+
+    def test_strided_input_and_gradient(self, case):
+        compiled, _, arguments, _ = case
+        expected = differentiate(compiled, arguments)
+        arguments[0] = arguments[0].transpose(0, 2).contiguous().transpose(0, 2)
+        assert all(map(torch.equal, differentiate(compiled, arguments), expected))
+        leaf = arguments[0].detach().requires_grad_()
+        compiled(leaf, *arguments[1:]).sum().backward()  # the gradient that arrives is one number, expanded
+        assert leaf.grad.isfinite().all()
+
+    def test_second_derivative(self, case):
+        compiled, reference, arguments, _ = case
+
+        def curvature(function, arguments):
+            leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
+            y = function(*leaves)
+            given = torch.ones_like(y).requires_grad_()
+            tensors = [t for t in leaves if isinstance(t, torch.Tensor)]
+            first = torch.autograd.grad(y, tensors, given, create_graph=True)
+            return torch.autograd.grad(sum(g.square().sum() for g in first), [given, *tensors])
+
+        exact = curvature(reference, double(arguments))
+        for got, expected in zip(curvature(compiled, arguments), exact, strict=True):
+            torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+    def test_opcheck(self, case):
+        compiled, _, arguments, name = case
+        arguments = [t.requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
+        torch.library.opcheck(getattr(torch.ops.kinn, name), arguments)
+        given = torch.randn(compiled(*arguments).shape)
+        backward = getattr(torch.ops.kinn, f"{name}_backward")
+        torch.library.opcheck(backward, (given, *arguments), test_utils=("test_schema", "test_faketensor"))
+
+
+def test_who_gets_the_kernels(monkeypatch):
+    calls = []
+    for name in ("evolution_cpu", "gate_cpu"):
+        compiled = getattr(branches, name)
+        monkeypatch.setattr(branches, name, lambda *a, name=name, f=compiled: calls.append(name) or f(*a))
+
+    def took(block, x) -> list[str]:
+        calls.clear()
+        block(x)
+        return calls
+
+    both = ["evolution_cpu", "gate_cpu"]
+    block, x = KirchhoffBlock(4, d_state=2, output_norm=True, residual_scale=True), torch.rand(2, 20, 20, 4)
+    assert took(block, x) == both
+    assert took(block, x[:1, :2]) == []
+    assert took(KirchhoffBlock(4, n_axes=1), torch.rand(2, 600, 4)) == ["gate_cpu"]
+    assert took(block.double(), x.double()) == []
+    block.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert took(block, x) == []
+    torch.export.export(block, (x,))
+    assert calls == []
+    assert took(KirchhoffBlock(300, d_state=1), torch.rand(1, 23, 23, 300)) == []
+
+
+def test_public_functions(normal):
+    x, y, *norm, gate, inner_weight, inner_bias, out, _, _ = gate_arguments(normal, (1, 30, 20), 6, 8, True)
+    inner = (inner_weight, inner_bias)
+    got = gated_output(x, y, gate, out, norm=norm, inner_norm=inner, eps=1e-4)
+    torch.testing.assert_close(got, gate_reference(x, y, *norm, gate, *inner, out, 1e-4, 1e-5), rtol=1e-4, atol=1e-5)
+    x, *norm, matrix, filters, _, mix, _, _, _ = evolution_arguments(normal, (1, 30, 20), 6, 8, 3, False, False)
+    got = evolution_branch(x, matrix, filters, None, mix, None, norm=norm, periodic=True)
+    expected = evolution_reference(x, *norm, matrix, filters, None, mix, None, 1e-5, True)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

@@ -13,6 +13,7 @@ from kinn.ops.cpu import (
     _cascade_kernels,
     _evolution_kernels,
     _gate_kernels,
+    _mix_kernels,
     _mlp_kernels,
     _products,
     _rows,
@@ -27,7 +28,7 @@ def test_the_kernels_name_the_code_that_they_inline():
     """Numba's cache sees only the kernels' own files: when this fails, copy the digest into them."""
     parts = b"".join(Path(module.__file__).read_bytes() for module in (_vector, records, _tiles, _products, _rows))
     digest = hashlib.sha256(parts).hexdigest()[:16]
-    for kernels in (_scan_kernels, _cascade_kernels, _mlp_kernels, _evolution_kernels, _gate_kernels):
+    for kernels in (_scan_kernels, _cascade_kernels, _mlp_kernels, _evolution_kernels, _gate_kernels, _mix_kernels):
         assert digest == kernels.PARTS_SHA256
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from kinn.models.checks import check_fields
 from kinn.models.registry import register_model
 from kinn.nn import ChannelMLP, KirchhoffBlock, SpectralConv2d
+from kinn.ops import channel_mix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,10 +64,12 @@ class FourierTrunk(nn.Module):
             x = torch.cat((x, _coordinates(x)), dim=-1)
         x = self.lift(x)
         for depth, (spectral, local) in enumerate(zip(self.spectral, self.local), start=1):
-            y = local(x, dt_scale=dt_scale) if isinstance(local, KirchhoffBlock) else local(x)
-            x = spectral(x) + y
-            if depth < len(self.local):
-                x = F.gelu(x)
+            gelu = depth < len(self.local)
+            if isinstance(local, nn.Linear):
+                x = channel_mix(x, spectral(x), local.weight, local.bias, gelu=gelu)
+            else:
+                x = spectral(x) + (local(x, dt_scale=dt_scale) if isinstance(local, KirchhoffBlock) else local(x))
+                x = F.gelu(x) if gelu else x
         return self.project(x).movedim(-1, 1)
 
 

@@ -6,11 +6,12 @@ Arguments are checked here; what computes them is chosen in :mod:`kinn.ops.backe
 from kinn.ops.branches import evolution_branch, gated_output
 from kinn.ops.cascade import cascade_scan
 from kinn.ops.discretize import euler, zoh
-from kinn.ops.mlp import channel_mlp
+from kinn.ops.mlp import channel_mix, channel_mlp
 from kinn.ops.scan import grid_scan, selective_scan
 
 __all__ = [
     "cascade_scan",
+    "channel_mix",
     "channel_mlp",
     "euler",
     "evolution_branch",

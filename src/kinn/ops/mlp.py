@@ -1,4 +1,4 @@
-"""The channel MLP as one operation."""
+"""Layers that act at every position alike, as one operation each."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kinn.ops.cpu import MLP_MOST_WEIGHTS, kernels_fit, mlp_cpu
-from kinn.ops.reference import mlp_reference
+from kinn.ops.cpu import MLP_MOST_WEIGHTS, kernels_fit, mix_cpu, mlp_cpu
+from kinn.ops.reference import mix_reference, mlp_reference
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["channel_mlp"]
+__all__ = ["channel_mix", "channel_mlp"]
 
 
 def channel_mlp(
@@ -52,3 +52,34 @@ def channel_mlp(
     if not kernels_fit(x, (weight, bias, first, first_bias, second, second_bias), MLP_MOST_WEIGHTS):
         return mlp_reference(x, *parameters)
     return mlp_cpu(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], second.shape[0])
+
+
+def channel_mix(
+    x: Float[Tensor, "*grid i"],
+    field: Float[Tensor, "*grid o"],
+    matrix: Float[Tensor, "o i"],
+    bias: Float[Tensor, "o"] | None,
+    *,
+    gelu: bool = True,
+) -> Float[Tensor, "*grid o"]:
+    """`gelu(field + x matrix^T + bias)` at every position: how a Fourier layer ends.
+
+    Computed as :func:`channel_mlp` is.
+
+    Args:
+        x: fields `(..., i)`.
+        field: what is added `(..., o)`.
+        matrix: `(o, i)`.
+        bias: `(o,)`, or None.
+        gelu: whether a GELU follows.
+
+    Returns:
+        `(..., o)`.
+
+    >>> import torch
+    >>> channel_mix(torch.rand(5, 7, 3), torch.rand(5, 7, 2), torch.rand(2, 3), None).shape
+    torch.Size([5, 7, 2])
+    """
+    if field.dtype == x.dtype and kernels_fit(x, (matrix, bias), MLP_MOST_WEIGHTS):
+        return mix_cpu(x, field, matrix, bias, gelu)
+    return mix_reference(x, field, matrix, bias, gelu)

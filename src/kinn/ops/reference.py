@@ -137,3 +137,15 @@ def gate_reference(
     if inner_weight is not None:
         y = F.layer_norm(y, y.shape[-1:], inner_weight, inner_bias, inner_eps)
     return x + F.linear(y * opened, out)
+
+
+def mix_reference(
+    x: Float[Tensor, "*grid i"],
+    field: Float[Tensor, "*grid o"],
+    matrix: Float[Tensor, "o i"],
+    bias: Float[Tensor, "o"] | None,
+    gelu: bool,
+) -> Float[Tensor, "*grid o"]:
+    """`gelu(field + x matrix^T + bias)`, or without the GELU."""
+    y = field + F.linear(x, matrix, bias)
+    return F.gelu(y) if gelu else y

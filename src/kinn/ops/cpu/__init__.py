@@ -4,6 +4,7 @@ from kinn.ops.cpu.branches import BRANCH_MOST_WEIGHTS, evolution_cpu, evolution_
 from kinn.ops.cpu.cascade import cascade_cpu, cascade_fits
 from kinn.ops.cpu.compiled import unavailable
 from kinn.ops.cpu.fused import kernels_fit
+from kinn.ops.cpu.mix import mix_cpu
 from kinn.ops.cpu.mlp import MLP_MOST_WEIGHTS, mlp_cpu
 from kinn.ops.cpu.scan import scan_cpu
 
@@ -16,6 +17,7 @@ __all__ = [
     "evolution_fits",
     "gate_cpu",
     "kernels_fit",
+    "mix_cpu",
     "mlp_cpu",
     "scan_cpu",
     "unavailable",

@@ -182,7 +182,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
     E, J = scratch(p.cells * room * s.chunk, like), scratch(p.cells * room * s.chunk, like)
     H, slow = scratch(p.cells * room * (s.chunk + 1), like), np.empty(p.cells * room, np.bool_)
     given, to_y, to_x, to_dt = scratch(wide, like), scratch(wide, like), scratch(wide, like), scratch(wide, like)
-    to_projected, spare = scratch(narrow, like), scratch(wide, like)
+    to_projected = scratch(narrow, like)
     for buffer in (drives, projections, dts, given, to_y, to_x, to_dt, to_projected):
         buffer[:] = 0
     groups = padded(s.chunk * s.n, TILE)
@@ -241,7 +241,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                         lane_dB[:] = 0
                         lane_dC[:] = 0
                         _pass(
-                            kinds, p, at, spare, given, to_x, to_dt, local[:count], kept, fresh, True,
+                            kinds, p, at, given, given, to_x, to_dt, local[:count], kept, fresh, True,
                             (rate[own:], inverse[own:], log2_rate[own:]),
                             (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:]),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
@@ -278,7 +278,9 @@ def _pass(
         at_keep = E[first:], J[first:], H[0 if recompute and back else i * (s.chunk + 1) :], slow[i:]
         for zero in literal_unroll(kinds):
             if size(zero) == lanes:
-                if recompute:
+                if recompute and back:
+                    recompute_tile(zero, s, at, None, rows, 0, kept, d, at_rates, at_keep)
+                elif recompute:
                     recompute_tile(zero, s, at, Rows(out.ctypes.data, 0, dp), rows, 0, kept, d, at_rates, at_keep)
                 if back:
                     return_tile(

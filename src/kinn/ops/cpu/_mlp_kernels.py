@@ -128,8 +128,3 @@ def backward(layer, sums_of, blocks, x, dy, dx, begin, end, like):
                     squares, partial, sums, others,
                 )  # fmt: skip
             write(zero, to_values, ip, start, count, layer.inputs, target)
-
-
-def blocks_for(rows: int, threads: int) -> int:
-    """Blocks of positions: enough to even out the threads' speeds, each worth its own partial sums."""
-    return max(1, min(8 * threads, rows // (4 * CHUNK)))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from kinn.ops.cpu.compiled import load_kernels, run_items
-from kinn.ops.cpu.fused import in_vectors, padded, register
+from kinn.ops.cpu.fused import addresses_of, blocks_of, in_vectors, padded, register
 from kinn.ops.reference import evolution_reference, gate_reference
 
 BRANCH_MOST_WEIGHTS = 1 << 16  # of a matrix, so that all of them stay in the nearer caches
@@ -26,9 +26,9 @@ def _gate_forward(x, y, norm_weight, norm_bias, gate, inner_weight, inner_bias, 
     kernels = load_kernels("gate")
     x, y = x.contiguous(), y.contiguous()
     layer, _alive = _gate(kernels, x, norm_weight, norm_bias, gate, inner_weight, inner_bias, out, eps, inner_eps)
-    result, blocks = torch.empty_like(x), _blocks(layer.rows // (4 * kernels.CHUNK))
+    result, blocks = torch.empty_like(x), blocks_of(layer.rows, kernels.CHUNK)
     work = 4 * layer.rows * gate.numel()
-    run_items(kernels.forward, blocks, work, layer, blocks, *_at(x, y, result), like=_LIKE)
+    run_items(kernels.forward, blocks, work, layer, blocks, *addresses_of(x, y, result), like=_LIKE)
     return result
 
 
@@ -36,7 +36,7 @@ def _gate_backward(dout, x, y, norm_weight, norm_bias, gate, inner_weight, inner
     kernels = load_kernels("gate")
     dout, x, y = dout.contiguous(), x.contiguous(), y.contiguous()
     layer, _alive = _gate(kernels, x, norm_weight, norm_bias, gate, inner_weight, inner_bias, out, eps, inner_eps)
-    blocks, (d, c) = _blocks(layer.rows // (4 * kernels.CHUNK)), gate.shape
+    blocks, (d, c) = blocks_of(layer.rows, kernels.CHUNK), gate.shape
     sums = (
         x.new_zeros(blocks, 2, padded(c)),
         x.new_zeros(blocks, padded(d, 4), padded(c)),
@@ -44,7 +44,7 @@ def _gate_backward(dout, x, y, norm_weight, norm_bias, gate, inner_weight, inner
         x.new_zeros(blocks, padded(c, 4), padded(d)),
     )
     dx, dy = torch.empty_like(x), torch.empty_like(y)
-    arguments = (layer, kernels.Sums(*_at(*sums)), blocks, *_at(x, y, dout, dx, dy))
+    arguments = (layer, kernels.Sums(*addresses_of(*sums)), blocks, *addresses_of(x, y, dout, dx, dy))
     run_items(kernels.backward, blocks, 8 * layer.rows * gate.numel(), *arguments, like=_LIKE)
     norm, to_gate, inner_norm, to_out = (t.sum(0) for t in sums)
     return (
@@ -78,7 +78,7 @@ def _evolution_forward(x, norm_weight, norm_bias, matrix, filters, filter_bias, 
     )
     y = x.new_empty(*x.shape[:-1], len(matrix))
     work = 16 * y.numel() * (layer.outer + layer.inner)
-    run_items(kernels.forward, layer.batch * layer.bands, work, layer, *_at(x, y), like=_LIKE)
+    run_items(kernels.forward, layer.batch * layer.bands, work, layer, *addresses_of(x, y), like=_LIKE)
     return y
 
 
@@ -88,7 +88,7 @@ def _evolution_backward(dy, x, norm_weight, norm_bias, matrix, filters, filter_b
     layer, _alive = _evolution(
         kernels, x, norm_weight, norm_bias, matrix, filters, filter_bias, mix, mix_bias, eps, periodic
     )
-    (d, c), taps, blocks = matrix.shape, layer.taps, _blocks(layer.batch * layer.bands)
+    (d, c), taps, blocks = matrix.shape, layer.taps, min(8 * torch.get_num_threads(), max(1, layer.batch * layer.bands))
     sums = (
         x.new_zeros(blocks, 2, padded(c)),
         x.new_zeros(blocks, padded(d, 4), padded(c)),
@@ -99,7 +99,7 @@ def _evolution_backward(dy, x, norm_weight, norm_bias, matrix, filters, filter_b
     )
     dx = torch.empty_like(x)
     work = 32 * dy.numel() * (c + d)
-    arguments = (layer, kernels.Sums(*_at(*sums)), blocks, *_at(x, dy, dx))
+    arguments = (layer, kernels.Sums(*addresses_of(*sums)), blocks, *addresses_of(x, dy, dx))
     run_items(kernels.backward, blocks, work, *arguments, like=_LIKE)
     norm, to_matrix, to_filters, to_filter_bias, to_mix, to_mix_bias = (t.sum(0) for t in sums)
     return (
@@ -128,12 +128,3 @@ def _evolution(kernels, x, norm_weight, norm_bias, matrix, filters, filter_bias,
     )
     sizes = (batch, height, width, outer, len(matrix), filters.shape[-1], periodic, bands, eps)
     return kernels.Layer(*sizes, *addresses), alive
-
-
-def _blocks(most: int) -> int:
-    """Blocks to sum gradients in: enough to even out the threads' speeds, each worth its own partial sums."""
-    return max(1, min(8 * torch.get_num_threads(), most))
-
-
-def _at(*tensors):
-    return [t.data_ptr() for t in tensors]

@@ -126,6 +126,16 @@ def padded(size: int, multiple: int = TILE) -> int:
     return -(-size // multiple) * multiple
 
 
+def blocks_of(rows: int, chunk: int) -> int:
+    """Blocks of positions to sum gradients in: enough to even out the threads' speeds, each worth its own sums."""
+    return max(1, min(8 * torch.get_num_threads(), rows // (4 * chunk)))
+
+
+def addresses_of(*tensors: Tensor) -> list[int]:
+    """Where tensors begin."""
+    return [t.data_ptr() for t in tensors]
+
+
 def in_vectors(*tensors: Tensor | None) -> tuple[list[int], list[Tensor | None]]:
     """Addresses of parameters whose rows are padded with zeros to whole vectors, and what keeps them alive."""
     kept = [None if t is None else F.pad(t, (0, -t.shape[-1] % TILE)).contiguous() for t in tensors]

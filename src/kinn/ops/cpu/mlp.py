@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from kinn.ops.cpu.compiled import load_kernels, run_items
-from kinn.ops.cpu.fused import in_vectors, padded, register
+from kinn.ops.cpu.fused import addresses_of, blocks_of, in_vectors, padded, register
 from kinn.ops.reference import mlp_reference
 
 MLP_MOST_WEIGHTS = 1 << 15  # of a matrix, so that all of them stay in the near caches; beyond, libraries do as well
@@ -22,9 +22,9 @@ def _forward(x, norm_weight, norm_bias, eps, first, first_bias, second, second_b
     x = x.contiguous()
     layer, _alive = _layer(kernels, x, norm_weight, norm_bias, eps, first, first_bias, second, second_bias)
     y = x.new_empty(len(x), len(second))
-    blocks = kernels.blocks_for(len(x), torch.get_num_threads())
+    blocks = blocks_of(len(x), kernels.CHUNK)
     work = 16 * x.numel() * first.shape[0]
-    run_items(kernels.forward, blocks, work, layer, blocks, x.data_ptr(), y.data_ptr(), like=np.empty(0, np.float32))
+    run_items(kernels.forward, blocks, work, layer, blocks, *addresses_of(x, y), like=np.empty(0, np.float32))
     return y
 
 
@@ -32,7 +32,7 @@ def _backward(dy, x, norm_weight, norm_bias, eps, first, first_bias, second, sec
     kernels = load_kernels("mlp")
     x, dy = x.contiguous(), dy.contiguous()
     layer, _alive = _layer(kernels, x, norm_weight, norm_bias, eps, first, first_bias, second, second_bias)
-    blocks = kernels.blocks_for(len(x), torch.get_num_threads())
+    blocks = blocks_of(len(x), kernels.CHUNK)
     (hidden, inputs), outputs = first.shape, second.shape[0]
     ip, hp, op = padded(inputs), padded(hidden), padded(outputs)
     sums = (
@@ -45,7 +45,7 @@ def _backward(dy, x, norm_weight, norm_bias, eps, first, first_bias, second, sec
     dx = torch.empty_like(x)
     run_items(
         kernels.backward, blocks, 32 * x.numel() * hidden,
-        layer, kernels.Sums(*(t.data_ptr() for t in sums)), blocks, x.data_ptr(), dy.data_ptr(), dx.data_ptr(),
+        layer, kernels.Sums(*addresses_of(*sums)), blocks, *addresses_of(x, dy, dx),
         like=np.empty(0, np.float32),
     )  # fmt: skip
     norm, to_first, to_first_bias, to_second, to_second_bias = (t.sum(0) for t in sums)

@@ -63,7 +63,7 @@ def _forward(x, dt, a, B, C, D, initial_state, outer, length, inner, joined, rev
     path = Path(outer, length, inner, joined, reverse)
     y, state, kept = _forward_fake(x, dt, a, B, C, D, initial_state, outer, length, inner, joined, reverse, zoh, save)
     plan = _plan(x, a, path)
-    x, dt, B, C = map(_with_rows, (x, dt, B, C))
+    x, dt, B, C = map(with_rows, (x, dt, B, C))
     a, D = a.contiguous(), None if D is None else D.contiguous()
     start = None if initial_state is None else initial_state.transpose(1, 2).contiguous()
     last = a.new_empty(plan.sequences, plan.n, plan.d)
@@ -106,7 +106,7 @@ def _backward(dy, dstate, x, dt, a, B, C, D, kept, outer, length, inner, joined,
     )
     plan = _plan(x, a, path)
     n, d, places = plan.n, plan.d, plan.sequences * plan.segments
-    dy, x, dt, B, C = map(_with_rows, (dy, x, dt, B, C))
+    dy, x, dt, B, C = map(with_rows, (dy, x, dt, B, C))
     a, D = a.contiguous(), None if D is None else D.contiguous()
     # Sums over the tiles are taken in the type that is computed in; of one tile there is nothing to sum.
     dB, dC = (t.new_empty((plan.tiles, *t.shape), dtype=t.dtype if plan.tiles == 1 else a.dtype) for t in (B, C))
@@ -214,13 +214,16 @@ class _Plan(NamedTuple):
         return path.steps, path.length, path.inner, path.sequences, self.tiles
 
 
+def processors_of(x: Tensor) -> int:
+    """Multiprocessors of the device that a tensor is on."""
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else _INTERPRETER_PROCESSORS
+
+
 def _plan(x: Tensor, a: Tensor, path: Path) -> _Plan:
     (batch, _, d), n = x.shape, a.shape[1]
     sequences, chunks = batch * path.sequences, -(-path.steps // chunk_steps(n))
     tiles = -(-d // block_sizes(d, n, a.dtype)[0])
-    processors = (
-        torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else _INTERPRETER_PROCESSORS
-    )
+    processors = processors_of(x)
     segments = 1
     if 0 < sequences * tiles < _BUSY * processors:
         segments = max(1, min(chunks, -(-_FULL * processors // (sequences * tiles))))
@@ -247,7 +250,7 @@ def _enter(plan: _Plan, path: Path, x, dt, a, B, C, dy, start, options: dict, **
     return ends
 
 
-def _with_rows(tensor: Tensor) -> Tensor:
+def with_rows(tensor: Tensor) -> Tensor:
     """A `(b, m, c)` tensor with unit stride in `c`, which is all that kernels take for granted."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 

@@ -1,0 +1,322 @@
+"""Triton kernels of the cascade: every cell of a route, from its parameters to the sum of the cells' outputs.
+
+A program takes sequences of one route, one after the other, tile of time by tile of time through every cell. Between
+cells a tile stays in registers. States are kept every few tiles, a *chunk*; the backward goes through a chunk once to
+find the states and drives at its tiles, then back through the tiles. Each program sums the gradients of the parameters
+in registers and writes them once.
+"""
+
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportReturnType=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kinn.ops.triton._cascade_parts import (
+    block_of,
+    chunks_before,
+    couplings_of,
+    lift_at,
+    over_channels,
+    over_columns,
+    over_time,
+    route_of,
+    states_after,
+    states_before,
+    steps_of,
+    weights_at,
+    with_block,
+)
+from kinn.ops.triton._parts import LOG2_E, expm1_and_slope, expm1_of_log2, rates_of, row_of
+
+
+@triton.jit
+def _rows(t, line, steps, length, inner, reverse, JOINED: tl.constexpr):
+    return row_of(tl.where(reverse != 0, steps - 1 - t, t), line, steps, length, inner, JOINED, False)
+
+
+@triton.jit
+def _form(
+    drive, inside, projection, lift, bias, cell, channels, d, n, rank, dt_scale,
+    POTENTIALS: tl.constexpr, BLOCK_R: tl.constexpr, PRODUCTS: tl.constexpr,
+):  # fmt: skip
+    """What a cell derives from its drive: the steps' low-rank factor, the steps, `B` and `C`."""
+    TYPE: tl.constexpr = drive.dtype
+    columns, potentials = tl.arange(0, BLOCK_R)[:, None], tl.arange(0, POTENTIALS)[:, None]
+    rows = projection + cell * (rank + 2 * n) * d
+    low = over_channels(drive, weights_at(rows, 0, columns, rank, channels, d, TYPE), PRODUCTS)
+    B = over_channels(drive, weights_at(rows, rank, potentials, n, channels, d, TYPE), PRODUCTS)
+    C = over_channels(drive, weights_at(rows, rank + n, potentials, n, channels, d, TYPE), PRODUCTS)
+    up = lift_at(lift + cell * d * rank, columns, rank, channels, d, TYPE)
+    offset = tl.load(bias + cell * d + channels, mask=channels < d, other=0.0)
+    return low, steps_of(low, up, offset, inside, dt_scale), B, C
+
+
+@triton.jit
+def _scan(
+    drive, step, B, C, h, a, skip, channels, d, n, ZOH: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """A tile of one cell: its output `(time, channels)`, and the states after it."""
+    x, dt = drive[:, None, :], step[:, None, :]
+    potentials = tl.arange(0, BLOCK_N)[:, None]
+    read = tl.zeros((drive.shape[0], BLOCK_N, drive.shape[1]), drive.dtype)
+    for i in range(BLOCKS):
+        _, inverse, log2_rate = rates_of(a, channels, i * BLOCK_N + potentials, d, n)
+        e = expm1_of_log2(dt * log2_rate[None, :, :])
+        u = couplings_of(B, i, BLOCKS) * x
+        if ZOH:
+            w = -e * (u * inverse[None, :, :])
+        else:
+            w = dt * u
+        states, last = states_after(e, w, block_of(h, i))
+        read += couplings_of(C, i, BLOCKS) * states
+        h = with_block(h, i, last)
+    return tl.sum(read, axis=1) + skip * drive, h
+
+
+@triton.jit(do_not_specialize=["codes"])
+def forward(
+    x, projection, lift, bias, a, D, y, kept,
+    x_batch, x_row, plane, codes, g0, g1, g2, batch, stride, d, n, rank, scale, scale_rest,
+    ROUTES: tl.constexpr, CELLS: tl.constexpr, JOINED: tl.constexpr, SERIES: tl.constexpr, ZOH: tl.constexpr,
+    KEEP: tl.constexpr, TIME: tl.constexpr, TILES: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK_R: tl.constexpr, PRODUCTS: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """`y` `(routes, b, m, d)`, and where asked the cells' states at the start of every chunk.
+
+    `kept` is `(chunks, cells, n, d)`, the chunks of a route's sequences one after the other, route after route.
+    """
+    program = tl.program_id(0)
+    route = program % ROUTES
+    steps, lines, length, inner, reverse = route_of(codes, route, g0, g1, g2, JOINED)
+    channels = tl.arange(0, BLOCK_D)[None, :]
+    potentials = tl.arange(0, BLOCKS)[:, None, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :, None]
+    at, stored = potentials * d + channels[None, :, :], (potentials < n) & (channels < d)[None, :, :]
+    tiles = (steps + TIME - 1) // TIME
+    own = (tiles + TILES - 1) // TILES
+    dt_scale = tl.cast(scale, TYPE) + tl.cast(scale_rest, TYPE)  # numbers come in single precision
+    y += tl.cast(route, tl.int64) * plane
+    kept += chunks_before(codes, route, g0, g1, g2, batch, TIME * TILES, ROUTES, JOINED) * CELLS * n * d
+    for sequence in range(program // ROUTES, batch * lines, stride):
+        b, line = tl.cast(sequence // lines, tl.int64), sequence % lines
+        source, target = x + b * x_batch, y + b * (g0 * g1 * g2) * d
+        keep = kept + tl.cast(sequence, tl.int64) * own * CELLS * n * d
+        h = (tl.zeros((BLOCKS, BLOCK_N, BLOCK_D), TYPE),)
+        for _spare in tl.static_range(1, CELLS):
+            h = h + (tl.zeros((BLOCKS, BLOCK_N, BLOCK_D), TYPE),)  # noqa: RUF005
+        for tile in range(tiles):
+            if KEEP and tile % TILES == 0:
+                for k in tl.static_range(CELLS):
+                    tl.store(keep + (tile // TILES * CELLS + k) * n * d + at, h[k], mask=stored)
+            t = tile * TIME + tl.arange(0, TIME)[:, None]
+            inside = t < steps
+            row, here = _rows(t, line, steps, length, inner, reverse, JOINED), inside & (channels < d)
+            drive = tl.load(source + row * x_row + channels, mask=here, other=0.0).to(TYPE)
+            total = tl.zeros((TIME, BLOCK_D), TYPE)
+            for k in tl.static_range(CELLS):
+                cell = route * CELLS + k
+                _low, step, B, C = _form(
+                    drive, inside, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N,
+                    BLOCK_R, PRODUCTS,
+                )  # fmt: skip
+                skip = tl.load(D + cell * d + channels, mask=channels < d, other=0.0)
+                out, last = _scan(drive, step, B, C, h[k], a + cell * d * n, skip, channels, d, n, ZOH, BLOCKS, BLOCK_N)
+                total += out
+                if SERIES:
+                    drive = out
+                if k == 0:
+                    after = (last,)
+                else:
+                    after = after + (last,)  # noqa: RUF005
+            h = after
+            tl.store(target + row * d + channels, total, mask=here)
+
+
+@triton.jit(do_not_specialize=["codes"])
+def backward(
+    dy, x, projection, lift, bias, a, D, kept, states, drives, dx, dprojection, dlift, dbias, da, dD,
+    dy_batch, dy_row, x_batch, x_row, plane, codes, g0, g1, g2, batch, stride, d, n, rank, scale, scale_rest,
+    ROUTES: tl.constexpr, CELLS: tl.constexpr, JOINED: tl.constexpr, SERIES: tl.constexpr, ZOH: tl.constexpr,
+    TIME: tl.constexpr, TILES: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK_R: tl.constexpr, PRODUCTS: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """Every gradient, from the states `kept`.
+
+    Written: `dx` `(routes, b, m, d)` and, `(programs, cells, ...)`, `dprojection` `(rank + 2 n, d)`, `dlift`
+    `(rank, d)`, `dbias` `(d)`, `da` `(n, d)` and `dD` `(d)`. A program's own scratch holds, for one chunk, the `states`
+    before its tiles `(tiles, cells, n, d)` and the `drives` of all cells but the first `(tiles, cells - 1, time, d)`.
+    """
+    program = tl.program_id(0)
+    route = program % ROUTES
+    steps, lines, length, inner, reverse = route_of(codes, route, g0, g1, g2, JOINED)
+    channels, columns = tl.arange(0, BLOCK_D)[None, :], tl.arange(0, BLOCK_R)[:, None]
+    potentials = tl.arange(0, BLOCKS)[:, None, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :, None]
+    at, stored = potentials * d + channels[None, :, :], (potentials < n) & (channels < d)[None, :, :]
+    times, wide = tl.arange(0, TIME)[:, None], channels < d
+    tiles = (steps + TIME - 1) // TIME
+    own = (tiles + TILES - 1) // TILES
+    dt_scale = tl.cast(scale, TYPE) + tl.cast(scale_rest, TYPE)  # numbers come in single precision
+    dx += tl.cast(route, tl.int64) * plane
+    kept += chunks_before(codes, route, g0, g1, g2, batch, TIME * TILES, ROUTES, JOINED) * CELLS * n * d
+    states += tl.cast(program, tl.int64) * TILES * CELLS * n * d
+    drives += tl.cast(program, tl.int64) * TILES * (CELLS - 1) * TIME * d
+    flat = tl.zeros((1, BLOCK_D), TYPE)
+    thin = tl.zeros((BLOCK_R, BLOCK_D), TYPE)
+    full = tl.zeros((BLOCKS, BLOCK_N, BLOCK_D), TYPE)
+    # Per cell: sums for the projections to the low-rank factor, B and C, for the lift, the bias, the rates, the skip.
+    sums = ((thin, full, full, thin, flat, full, flat),)
+    for _spare in tl.static_range(1, CELLS):
+        sums = sums + ((thin, full, full, thin, flat, full, flat),)  # noqa: RUF005
+    for sequence in range(program // ROUTES, batch * lines, stride):
+        b, line = tl.cast(sequence // lines, tl.int64), sequence % lines
+        source, given_y, target = x + b * x_batch, dy + b * dy_batch, dx + b * (g0 * g1 * g2) * d
+        keep = kept + tl.cast(sequence, tl.int64) * own * CELLS * n * d
+        entering = (full,)
+        for _spare in tl.static_range(1, CELLS):
+            entering = entering + (full,)  # noqa: RUF005
+        for back in range(own):
+            chunk = own - 1 - back
+            count = tl.minimum(TILES, tiles - chunk * TILES)
+            h = (tl.load(keep + chunk * CELLS * n * d + at, mask=stored, other=0.0),)
+            for k in tl.static_range(1, CELLS):
+                h = h + (tl.load(keep + (chunk * CELLS + k) * n * d + at, mask=stored, other=0.0),)  # noqa: RUF005
+            for tile in range(count):
+                t = (chunk * TILES + tile) * TIME + times
+                inside = t < steps
+                row = _rows(t, line, steps, length, inner, reverse, JOINED)
+                drive = tl.load(source + row * x_row + channels, mask=inside & wide, other=0.0).to(TYPE)
+                for k in tl.static_range(CELLS):
+                    cell = route * CELLS + k
+                    tl.store(states + (tile * CELLS + k) * n * d + at, h[k], mask=stored)
+                    if k > 0:
+                        place = drives + (tile * (CELLS - 1) + k - 1) * TIME * d + times * d
+                        tl.store(place + channels, drive, mask=wide & (times < TIME))
+                    _low, step, B, C = _form(
+                        drive, inside, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N,
+                        BLOCK_R, PRODUCTS,
+                    )  # fmt: skip
+                    skip = tl.load(D + cell * d + channels, mask=wide, other=0.0)
+                    out, last = _scan(
+                        drive, step, B, C, h[k], a + cell * d * n, skip, channels, d, n, ZOH, BLOCKS, BLOCK_N
+                    )
+                    if SERIES:
+                        drive = out
+                    if k == 0:
+                        after = (last,)
+                    else:
+                        after = after + (last,)  # noqa: RUF005
+                h = after
+            tl.debug_barrier()  # what one thread of the program stored, others load
+            for ahead in range(count):
+                tile = count - 1 - ahead
+                t = (chunk * TILES + tile) * TIME + times
+                inside = t < steps
+                row = _rows(t, line, steps, length, inner, reverse, JOINED)
+                given = tl.load(given_y + row * dy_row + channels, mask=inside & wide, other=0.0).to(TYPE)
+                total, to_drive = tl.zeros((TIME, BLOCK_D), TYPE), tl.zeros((TIME, BLOCK_D), TYPE)
+                for k in tl.static_range(CELLS - 1, -1, -1):
+                    if k > 0:
+                        place = drives + (tile * (CELLS - 1) + k - 1) * TIME * d + times * d
+                        drive = tl.load(place + channels, mask=wide & (times < TIME), other=0.0)
+                    else:
+                        drive = tl.load(source + row * x_row + channels, mask=inside & wide, other=0.0).to(TYPE)
+                    before = tl.load(states + (tile * CELLS + k) * n * d + at, mask=stored, other=0.0)
+                    to_y = given
+                    if SERIES:
+                        to_y += to_drive
+                    to_drive, left, grown = _return_cell(
+                        to_y, drive, inside, before, entering[k], sums[k], projection, lift, bias, a, D,
+                        route * CELLS + k, channels, d, n, rank, dt_scale, ZOH, BLOCKS, BLOCK_N, BLOCK_R, PRODUCTS,
+                    )  # fmt: skip
+                    if not SERIES:
+                        total += to_drive
+                    if k == CELLS - 1:
+                        leaving, more = (left,), (grown,)
+                    else:
+                        leaving, more = (left,) + leaving, (grown,) + more  # noqa: RUF005
+                entering, sums = leaving, more
+                if SERIES:
+                    total = to_drive
+                tl.store(target + row * d + channels, total, mask=inside & wide)
+            tl.debug_barrier()  # before the next chunk takes the scratch
+    for k in tl.static_range(CELLS):
+        to_low, to_B, to_C, to_lift, to_bias, to_rate, to_skip = sums[k]
+        cell = tl.cast(program, tl.int64) * CELLS + k
+        rows = dprojection + cell * (rank + 2 * n) * d
+        tl.store(rows + columns * d + channels, to_low, mask=(columns < rank) & wide)
+        tl.store(rows + rank * d + at, to_B, mask=stored)
+        tl.store(rows + (rank + n) * d + at, to_C, mask=stored)
+        tl.store(dlift + cell * rank * d + columns * d + channels, to_lift, mask=(columns < rank) & wide)
+        tl.store(dbias + cell * d + channels, to_bias, mask=wide)
+        tl.store(da + cell * n * d + at, to_rate, mask=stored)
+        tl.store(dD + cell * d + channels, to_skip, mask=wide)
+
+
+@triton.jit
+def _return_cell(
+    given, drive, inside, h, entering, sums, projection, lift, bias, a, D,
+    cell, channels, d, n, rank, dt_scale, ZOH: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_R: tl.constexpr, PRODUCTS: tl.constexpr,
+):  # fmt: skip
+    """A tile of one cell backwards: the gradient of its drive, the adjoint before the tile, the sums grown."""
+    TYPE: tl.constexpr = drive.dtype
+    sum_low, sum_B, sum_C, sum_lift, sum_bias, sum_rate, sum_skip = sums
+    low, step, B, C = _form(
+        drive, inside, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N, BLOCK_R, PRODUCTS
+    )
+    rows = projection + cell * (rank + 2 * n) * d
+    skip = tl.load(D + cell * d + channels, mask=channels < d, other=0.0)
+    x, dt, dy = drive[:, None, :], step[:, None, :], given[:, None, :]
+    own = tl.arange(0, BLOCK_N)[:, None]
+    to_dt = tl.zeros((drive.shape[0], BLOCK_N, drive.shape[1]), TYPE)
+    to_x = tl.zeros((drive.shape[0], BLOCK_N, drive.shape[1]), TYPE)
+    for i in range(BLOCKS):
+        potentials = i * BLOCK_N + own
+        rate, inverse, log2_rate = rates_of(a + cell * d * n, channels, potentials, d, n)
+        rate, tau = rate[None, :, :], inverse[None, :, :]
+        e, slope = expm1_and_slope(dt * log2_rate[None, :, :])
+        Bi, Ci = couplings_of(B, i, BLOCKS), couplings_of(C, i, BLOCKS)
+        u = Bi * x
+        if ZOH:
+            w = -e * (u * tau)
+        else:
+            w = dt * u
+        before, _ = states_before(e, w, block_of(h, i), False)
+        gain = Ci * dy
+        below, left = states_before(e, gain + gain * e, block_of(entering, i), True)
+        entering = with_block(entering, i, left)
+        above = below + gain
+        lost = above * e
+        below = above + lost
+        # The gradient of a rate, times the rate: see the scan's kernel.
+        if ZOH:
+            to_rate = above * ((u * tau - before) * slope + e * before)
+            injected = -lost * tau
+            to_dt += below * (u - rate * before)
+        else:
+            decay = rate * before
+            to_rate = -above * (dt * (decay + e * decay))
+            injected = above * dt
+            to_dt += above * u - below * decay
+        to_B = tl.sum(injected * x, axis=2)
+        to_C = tl.sum((before + e * before + w) * dy, axis=2)
+        to_x += injected * Bi
+        to_x += to_B[:, :, None] * weights_at(rows, rank, potentials, n, channels, d, TYPE)[None, :, :]
+        to_x += to_C[:, :, None] * weights_at(rows, rank + n, potentials, n, channels, d, TYPE)[None, :, :]
+        sum_rate = with_block(sum_rate, i, block_of(sum_rate, i) + tl.sum(to_rate, axis=0) * inverse)
+        sum_B = with_block(sum_B, i, block_of(sum_B, i) + over_time(to_B, drive))
+        sum_C = with_block(sum_C, i, block_of(sum_C, i) + over_time(to_C, drive))
+    # softplus' = 1 - exp(-softplus)
+    to_z = tl.sum(to_dt, axis=1) * expm1_of_log2(step * (-LOG2_E / dt_scale)) * -dt_scale
+    columns = tl.arange(0, BLOCK_R)[:, None]
+    to_low = over_channels(to_z, lift_at(lift + cell * d * rank, columns, rank, channels, d, TYPE), PRODUCTS)
+    to_drive = tl.sum(to_x, axis=1) + skip * given
+    to_drive += over_columns(to_low, weights_at(rows, 0, columns, rank, channels, d, TYPE))
+    grown = (
+        sum_low + over_time(to_low, drive), sum_B, sum_C, sum_lift + over_time(low, to_z),
+        sum_bias + tl.sum(to_z, axis=0, keep_dims=True), sum_rate,
+        sum_skip + tl.sum(given * drive, axis=0, keep_dims=True),
+    )  # fmt: skip
+    return to_drive, entering, grown

@@ -20,13 +20,47 @@ def padded(size, multiple):
 
 
 @part
+def _eight_rows(zero, left, l0, left_row, left_column, right, right_row, out, o0, out_row, inner, add):
+    """One vector of columns of eight rows of a product."""
+    l1, l2, l3 = l0 + left_row, l0 + 2 * left_row, l0 + 3 * left_row
+    l4, l5, l6, l7 = l0 + 4 * left_row, l0 + 5 * left_row, l0 + 6 * left_row, l0 + 7 * left_row
+    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = zero
+    if add:
+        a0, a1 = load(out, o0, zero), load(out, o0 + out_row, zero)
+        a2, a3 = load(out, o0 + 2 * out_row, zero), load(out, o0 + 3 * out_row, zero)
+        a4, a5 = load(out, o0 + 4 * out_row, zero), load(out, o0 + 5 * out_row, zero)
+        a6, a7 = load(out, o0 + 6 * out_row, zero), load(out, o0 + 7 * out_row, zero)
+    for k in range(inner):
+        m, x = k * left_column, load(right, k * right_row, zero)
+        a0, a1 = a0 + splat(zero, left[l0 + m]) * x, a1 + splat(zero, left[l1 + m]) * x
+        a2, a3 = a2 + splat(zero, left[l2 + m]) * x, a3 + splat(zero, left[l3 + m]) * x
+        a4, a5 = a4 + splat(zero, left[l4 + m]) * x, a5 + splat(zero, left[l5 + m]) * x
+        a6, a7 = a6 + splat(zero, left[l6 + m]) * x, a7 + splat(zero, left[l7 + m]) * x
+    store(out, o0, a0)
+    store(out, o0 + out_row, a1)
+    store(out, o0 + 2 * out_row, a2)
+    store(out, o0 + 3 * out_row, a3)
+    store(out, o0 + 4 * out_row, a4)
+    store(out, o0 + 5 * out_row, a5)
+    store(out, o0 + 6 * out_row, a6)
+    store(out, o0 + 7 * out_row, a7)
+
+
+@part
 def multiply(zero, left, left_row, left_column, right, right_row, out, out_row, rows, inner, columns, add):
     """`out[i, j] = sum_k left[i, k] right[k, j]`, added to what `out` holds if `add`.
 
     All three are pointers; element `(i, k)` of `left` is `left[i left_row + k left_column]`, so it may be transposed.
     Writes rows and columns up to whole fours and vectors.
     """
-    for i in range(0, rows, 4):
+    done = 0
+    if columns <= TILE:
+        # Few columns: eight rows at a time, so that enough sums are under way.
+        for i in range(0, rows - 7, 8):
+            _eight_rows(zero, left, i * left_row, left_row, left_column, right, right_row, out, i * out_row, out_row,
+                        inner, add)  # fmt: skip
+            done = i + 8
+    for i in range(done, rows, 4):
         l0 = i * left_row
         l1, l2, l3 = l0 + left_row, l0 + 2 * left_row, l0 + 3 * left_row
         o0 = i * out_row
@@ -120,18 +154,25 @@ def multiply(zero, left, left_row, left_column, right, right_row, out, out_row, 
 
 @part
 def gather(zero, source, offset, row, rows, columns, out, out_row):
-    """Bring the rows `rows` of a matrix with stride `row` together."""
+    """Bring the rows `rows` of a matrix with stride `row` together, with zeros in the padding."""
+    whole = columns // TILE * TILE
     for i, r in enumerate(rows):
-        for j in range(0, columns, TILE):
-            store(out, i * out_row + j, load_first(source, offset + r * row + j, min(TILE, columns - j), zero))
+        for j in range(0, whole, TILE):
+            store(out, i * out_row + j, load(source, offset + r * row + j, zero))
+        if whole < columns:
+            store(out, i * out_row + whole, load_first(source, offset + r * row + whole, columns - whole, zero))
 
 
 @part
 def scatter(zero, source, source_row, rows, columns, out, offset, row, add):
     """The way back; `add` to what is there."""
+    whole = columns // TILE * TILE
     for i, r in enumerate(rows):
-        for j in range(0, columns, TILE):
+        for j in range(0, whole, TILE):
             value, at = load(source, i * source_row + j, zero), offset + r * row + j
+            store(out, at, value + load(out, at, zero) if add else value)
+        if whole < columns:
+            value, at = load(source, i * source_row + whole, zero), offset + r * row + whole
             if add:
-                value = value + load_first(out, at, min(TILE, columns - j), zero)
-            store_first(out, at, min(TILE, columns - j), value)
+                value = value + load_first(out, at, columns - whole, zero)
+            store_first(out, at, columns - whole, value)

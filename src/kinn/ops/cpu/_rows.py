@@ -17,19 +17,25 @@ from kinn.ops.cpu.records import TILE
 @part
 def read(zero, source, start, count, columns, out, out_row):
     """Rows `start ..` of a contiguous matrix, with zeros in the padding."""
+    whole = columns // TILE * TILE
     for i in range(count):
-        for j in range(0, columns, TILE):
-            value = load_first(source, (start + i) * columns + j, min(TILE, columns - j), zero)
-            store(out, i * out_row + j, value)
+        at = (start + i) * columns
+        for j in range(0, whole, TILE):
+            store(out, i * out_row + j, load(source, at + j, zero))
+        if whole < columns:
+            store(out, i * out_row + whole, load_first(source, at + whole, columns - whole, zero))
 
 
 @part
 def write(zero, source, row, start, count, columns, target):
     """The reverse."""
+    whole = columns // TILE * TILE
     for i in range(count):
-        for j in range(0, columns, TILE):
-            value = load(source, i * row + j, zero)
-            store_first(target, (start + i) * columns + j, min(TILE, columns - j), value)
+        at = (start + i) * columns
+        for j in range(0, whole, TILE):
+            store(target, at + j, load(source, i * row + j, zero))
+        if whole < columns:
+            store_first(target, at + whole, columns - whole, load(source, i * row + whole, zero))
 
 
 @part

@@ -2,8 +2,8 @@
 
 Where PyTorch computes with GNU OpenMP, its own threads do it: they would otherwise wait for their next turn busily, on
 the cores that the kernels are to have. Elsewhere, and in forked processes, whose OpenMP threads are gone, a small pool
-does. Not numba's `prange`: its default layer is not safe to call from several threads, the OpenMP one dies after a fork,
-and neither follows `torch.set_num_threads`.
+does. Not numba's `prange`: its default layer is not safe to call from several threads, the OpenMP one dies after a
+fork, and neither follows `torch.set_num_threads`.
 """
 
 from __future__ import annotations

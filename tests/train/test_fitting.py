@@ -213,12 +213,12 @@ def test_early_stopping(run):
 
 
 def test_a_diverged_run_stops_with_a_reason(run, small_fno, monkeypatch):
-    task_step = OperatorTask.predict_for_training
+    batch_loss = OperatorTask.batch_loss
 
-    def poisoned(self, given, n_steps):
-        return task_step(self, given, n_steps) * (float("nan") if self.global_step == 4 else 1)
+    def poisoned(self, *batch):
+        return batch_loss(self, *batch) * (float("nan") if self.global_step == 4 else 1)
 
-    monkeypatch.setattr(OperatorTask, "predict_for_training", poisoned)
+    monkeypatch.setattr(OperatorTask, "batch_loss", poisoned)
     with pytest.raises(FloatingPointError, match="became nan in epoch 2, step 2: lower the learning rate"):
         run()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kinn.nn import KirchhoffCell
-from kinn.train.settings import OptimizerSettings, TrainSettings, build_optimizer, learning_rate_factor
+from kinn.train.settings import OptimizerSettings, TrainSettings, build_optimizer, fused_fits, learning_rate_factor
 
 
 def factors(settings, steps_per_epoch=10, epochs=10):
@@ -70,6 +70,37 @@ def test_the_schedule_reaches_the_optimizer():
     assert seen == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
 
 
+@pytest.mark.parametrize(
+    ("parameters", "scaled", "fused"),
+    [
+        ([("cuda", torch.float32), ("cuda", torch.float64)], False, True),
+        ([("cpu", torch.float32)], False, True),
+        ([("cuda", torch.float32), ("cuda", torch.complex64)], False, False),
+        ([("cuda", torch.float32)], True, False),
+        ([("mps", torch.float32)], False, False),
+    ],
+)
+def test_where_one_kernel_updates_all_parameters(parameters, scaled, fused):
+    assert fused_fits(parameters, scaled=scaled) is fused
+
+
+@pytest.mark.parametrize("fused_here", [True, False])
+def test_an_optimizer_keeps_its_implementation_when_it_goes_on_from_another(fused_here):
+    """As from a CPU to a GPU: the state is taken over, the choice is not."""
+
+    def optimizer(fused):
+        model = torch.nn.Linear(2, 2)
+        model(torch.ones(1, 2)).sum().backward()
+        return build_optimizer(model, OptimizerSettings(), steps_per_epoch=1, total_steps=1, scaled=not fused)[0]
+
+    before, after = optimizer(not fused_here), optimizer(fused_here)
+    before.step()
+    after.load_state_dict(before.state_dict())
+    assert [group["fused"] for group in after.param_groups] == [fused_here or None] * 2
+    after.step()
+    assert [int(state["step"]) for state in after.state.values()] == [2, 2]
+
+
 def test_a_frozen_model_is_refused():
     with pytest.raises(ValueError, match="no trainable parameters"):
         build_optimizer(
@@ -87,6 +118,7 @@ def test_a_frozen_model_is_refused():
         (lambda: TrainSettings(epochs=0), "epochs must be at least 1, but is 0"),
         (lambda: TrainSettings(patience=0), "patience must be at least 1"),
         (lambda: TrainSettings(device="gpu"), "device must be one of auto"),
+        (lambda: TrainSettings(compile="on"), "compile must be one of auto, none, kernels, cuda-graphs, but is 'on'"),
     ],
 )
 def test_wrong_settings_are_named(make, message):

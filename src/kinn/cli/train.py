@@ -163,6 +163,12 @@ def _add_training(parser: Parser) -> None:
     )
     group.add_argument("--workers", type=int, default=default.workers, help="processes that read data; 0: none extra")
     group.add_argument(
+        "--compile",
+        type=Literal["auto", "none", "kernels", "cuda-graphs"],
+        default=default.compile,
+        help="the training step by torch.compile; auto: cuda-graphs for long runs on a GPU, else none",
+    )
+    group.add_argument(
         "--deterministic", type=bool, default=default.deterministic, help="only deterministic kernels (GPU; slower)"
     )
     group.add_argument(

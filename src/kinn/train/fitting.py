@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from kinn.data import OperatorDataset, TrajectoryDataset
 from kinn.train.callbacks import AtomicCheckpoints, FreshBatchNorm, History, TrainingProgress
+from kinn.train.compiling import compiled_loss
 from kinn.train.folder import RunFolder
 from kinn.train.loading import batches
 from kinn.train.records import peak_memory, plain, reset_peak_memory
@@ -90,7 +91,7 @@ def fit(
         KeyboardInterrupt: if the user stops it; the same call resumes.
         OSError: if the folder cannot be written.
     """
-    chosen_device(settings.device)
+    device = chosen_device(settings.device)
     train_items, validation_items = task.training_items(train), task.validation_items(validation)
     data = {"train": _fingerprint(train), "validation": _fingerprint(validation)}
     run = RunFolder(folder)
@@ -113,13 +114,18 @@ def fit(
         reset_peak_memory()
         task.seed = settings.seed
         with _calm():
-            _run(
-                _trainer(task, settings, run, history, title if progress else None),
+            trainer = _trainer(task, settings, run, history, title if progress else None)
+            train_batches = batches(train_items, settings, shuffled=True)
+            validation_batches = batches(validation_items, settings, shuffled=False)
+            with compiled_loss(
                 task,
-                batches(train_items, settings, shuffled=True),
-                batches(validation_items, settings, shuffled=False),
-                run.checkpoint if run.checkpoint.exists() else None,
-            )
+                settings.compile,
+                device=device,
+                steps=settings.epochs * len(train_batches),
+                context=trainer.precision_plugin.train_step_context,
+            ):
+                checkpoint = run.checkpoint if run.checkpoint.exists() else None
+                _run(trainer, task, train_batches, validation_batches, checkpoint)
         if not history.best_epoch:
             raise FloatingPointError(
                 "no epoch had a finite validation loss, so there is no model to keep: lower the learning rate, "
@@ -228,6 +234,8 @@ def _calm() -> Iterator[None]:
                 ".*Found .* module.* in eval mode.*",
                 ".*LeafSpec.*deprecated.*",
                 ".*in a directory which is not empty.*",
+                ".*does not support code generation for complex operators.*",
+                ".*TensorFloat32 tensor cores.*",
             ):
                 warnings.filterwarnings("ignore", message=remark)
             yield

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -68,6 +69,8 @@ class TrainSettings:
         precision: `32`, or mixed `bf16` or `16`.
         device: `auto` (the GPU if there is one), `cpu`, `cuda` or `mps`; one device.
         workers: processes that read data; 0 reads in the main process.
+        compile: the training step by `torch.compile`, in fused `kernels` or in `cuda-graphs` of them; `none`; `auto`
+            (`cuda-graphs` for long runs on a GPU, else `none`). Where it fails the run goes on without.
         deterministic: only deterministic kernels (matters on GPUs; slower).
         batch_norm_batches: training batches, at most, over which batch norms measure their statistics before a
             validation; 0 keeps the running averages of training.
@@ -85,6 +88,7 @@ class TrainSettings:
     precision: Literal["32", "bf16", "16"] = "32"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     workers: int = 0
+    compile: Literal["auto", "none", "kernels", "cuda-graphs"] = "auto"
     deterministic: bool = False
     batch_norm_batches: int = 32
     log_every: int = 10
@@ -100,6 +104,7 @@ class TrainSettings:
             _within("patience", self.patience, low=1)
         _one_of("precision", self.precision, ("32", "bf16", "16"))
         _one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
+        _one_of("compile", self.compile, ("auto", "none", "kernels", "cuda-graphs"))
 
 
 def chosen_device(name: str | torch.device) -> torch.device:
@@ -144,10 +149,35 @@ def learning_rate_factor(settings: OptimizerSettings, *, step: int, steps_per_ep
     return settings.final_fraction + (1 - settings.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def fused_fits(parameters: Iterable[tuple[str, torch.dtype]], *, scaled: bool) -> bool:
+    """Whether one kernel can update all parameters: else PyTorch chooses, on a GPU one kernel per operation.
+
+    Args:
+        parameters: their kinds of device and their dtypes. Complex ones have no such kernel.
+        scaled: gradients of half precision are scaled; the fused kernel would undo that after clipping.
+
+    Example:
+        >>> fused_fits([("cuda", torch.float32), ("cuda", torch.complex64)], scaled=False)
+        False
+    """
+    return not scaled and all(device in ("cpu", "cuda") and dtype.is_floating_point for device, dtype in parameters)
+
+
 def build_optimizer(
-    model: nn.Module, settings: OptimizerSettings, *, steps_per_epoch: int, total_steps: int
+    model: nn.Module, settings: OptimizerSettings, *, steps_per_epoch: int, total_steps: int, scaled: bool = False
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Optimiser and schedule (stepped once per optimiser step) for the trainable parameters of a model."""
+    """Optimiser and schedule (stepped once per optimiser step) for the trainable parameters of a model.
+
+    Args:
+        model: on the device that it is trained on.
+        settings: of both.
+        steps_per_epoch: of this training.
+        total_steps: of this training.
+        scaled: whether the trainer scales gradients (mixed precision of 16 bits).
+
+    Raises:
+        ValueError: if no parameter is trainable.
+    """
     from kinn.nn import no_weight_decay
 
     spared = set() if settings.decay_all else set(no_weight_decay(model))
@@ -164,9 +194,18 @@ def build_optimizer(
             if parameters
         ],
         lr=settings.lr,
+        # after the groups, which must not depend on the device: a run may go on on another one
+        fused=fused_fits(((p.device.type, p.dtype) for g in groups.values() for p in g), scaled=scaled) or None,
     )
+    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
     factor = _Factor(settings, steps_per_epoch, total_steps)
     return optimizer, LambdaLR(optimizer, factor.at)
+
+
+def _keep_implementation(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint from another device holds the choice that was made there."""
+    here = {"fused": optimizer.defaults["fused"]}
+    return {**state, "param_groups": [{**group, **here} for group in state["param_groups"]]}
 
 
 @dataclass(frozen=True)

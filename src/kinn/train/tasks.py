@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kinn.data import Identity, OperatorDataset, TrajectoryDataset, TrajectoryWindows
+from kinn.train.compiling import CompiledLoss
 from kinn.train.evaluate import Scores, evaluation_items, expect_kind
 from kinn.train.loading import Items
 from kinn.train.losses import loss_named
@@ -38,6 +39,7 @@ class _Task(lightning.LightningModule):
         self.optimizer_settings = optimizer or OptimizerSettings()
         self.scores = Scores(rollout=trained.rollout is not None)
         self.seed = 0  # of the noise; `fit` sets it
+        self.compiled: CompiledLoss | None = None  # likewise
 
     def describe(self) -> dict[str, Any]:
         """Model, task and optimiser as plain values: with the training settings and the data, they fix a run."""
@@ -49,14 +51,22 @@ class _Task(lightning.LightningModule):
             "optimizer": asdict(self.optimizer_settings),
         }
 
+    def noise(self, given: Tensor) -> Tensor | None:
+        """What training adds to the given fields, in normalised units."""
+        return None
+
     def predict_for_training(self, given: Tensor, n_steps: int) -> Tensor:
-        """Prediction in normalised units, with whatever training adds (noise)."""
-        raise NotImplementedError
+        """Prediction in normalised units, with whatever training adds."""
+        return self._predict(given, self.noise(given), n_steps)
+
+    def batch_loss(self, given: Tensor, truth: Tensor, noise: Tensor | None) -> Tensor:
+        """Loss of a batch, mean over samples and steps: a function of its arguments and the weights, to be compiled."""
+        return self._mean_loss(self._predict(given, noise, truth.shape[1]), truth)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch: summed over the steps of a rollout. Logged as `train_loss`: its mean over the steps."""
         given, truth = batch
-        loss = self._mean_loss(self.predict_for_training(given, truth.shape[1]), truth)
+        loss = (self.compiled or self.batch_loss)(given, truth, self.noise(given))
         # on a GPU every look at the value waits for the device
         if (loss.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(loss):
             raise FloatingPointError(
@@ -66,6 +76,13 @@ class _Task(lightning.LightningModule):
             )
         self.log("train_loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(given))
         return loss if self.trained.rollout is None else loss * truth.shape[1]
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradient of the (scaled) result of `training_step`."""
+        if self.compiled is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self.compiled.backward(loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add a batch to the validation scores."""
@@ -91,9 +108,16 @@ class _Task(lightning.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(1, total // (self.trainer.max_epochs or 1))
         optimizer, scheduler = build_optimizer(
-            self.model, self.optimizer_settings, steps_per_epoch=per_epoch, total_steps=total
+            self.model,
+            self.optimizer_settings,
+            steps_per_epoch=per_epoch,
+            total_steps=total,
+            scaled=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _predict(self, given: Tensor, noise: Tensor | None, n_steps: int) -> Tensor:
+        raise NotImplementedError
 
     def _mean_loss(self, prediction: Tensor, truth: Tensor) -> Tensor:
         """Mean over samples, and over the steps of a rollout, from normalised prediction and physical truth."""
@@ -138,8 +162,7 @@ class OperatorTask(_Task):
         """What an epoch goes through: the pairs."""
         return expect_kind(dataset, OperatorDataset)
 
-    def predict_for_training(self, given: Tensor, n_steps: int) -> Tensor:
-        """See `_Task`."""
+    def _predict(self, given: Tensor, noise: Tensor | None, n_steps: int) -> Tensor:
         return self.trained.predict_normalized(given)
 
 
@@ -205,12 +228,14 @@ class RolloutTask(_Task):
             stride=self.window_stride,
         )
 
-    def predict_for_training(self, given: Tensor, n_steps: int) -> Tensor:
-        """See `_Task`."""
+    def noise(self, given: Tensor) -> Tensor | None:
+        """See `_Task.noise`."""
+        if self.input_noise == 0:
+            return None
+        # a function of seed and step alone, and drawn on the CPU: a resumed run and another device see the same
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        return self.input_noise * torch.randn(given.shape, generator=generator).to(given)
+
+    def _predict(self, given: Tensor, noise: Tensor | None, n_steps: int) -> Tensor:
         history = self.output_normalizer.encode(given)
-        if self.input_noise > 0:
-            # a function of seed and step alone, and drawn on the CPU: a resumed run and another device see the same
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
-            noise = torch.randn(history.shape, generator=generator)
-            history = history + self.input_noise * noise.to(history)
-        return self.rollout.unroll(self.model, history, n_steps)
+        return self.rollout.unroll(self.model, history if noise is None else history + noise, n_steps)

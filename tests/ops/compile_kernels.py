@@ -1,11 +1,16 @@
-"""Compile the scan's Triton kernels for NVIDIA GPUs of compute capability 8.0 and 9.0, without one.
+"""Compile the Triton kernels for NVIDIA GPUs of compute capability 8.0 and 9.0, without one.
 
     python tests/ops/compile_kernels.py
 
-Prints each kernel with the size of its binary. Run in a process of its own: kernels are either compiled or interpreted.
+Prints each kernel with the size of its binary, the shared memory of a program, and the bytes that a thread spills where
+the tool that counts them came with Triton. Run in a process of its own: kernels are either compiled or interpreted.
 """
 
 from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
 
 import torch
 import triton
@@ -14,29 +19,47 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kinn.ops.path import Path
-from kinn.ops.triton import _kernels
+from kinn.ops.triton import _cascade_kernels, _kernels
+from kinn.ops.triton.cascade import cascade_options
 from kinn.ops.triton.scan import kernel_options
 
-INPUTS = ("x", "dt", "B", "C", "y", "dy", "dx", "ddt")  # of any floating-point type
-WIDE = ("a", "D", "start", "state", "kept", "ends", "total", "da", "dB", "dC", "dD", "dstart")  # computed in
+INPUTS = ("x", "dt", "B", "C", "dy", "ddt")  # of any floating-point type
 POINTER = {tl.float32: "*fp32", tl.float64: "*fp64", tl.bfloat16: "*bf16"}
+OTHERS = ("a", "D", "start", "state", "kept", "ends", "total", "da", "dB", "dC", "dD", "dstart", "projection", "lift",
+          "bias", "states", "drives", "dprojection", "dlift", "dbias")  # fmt: skip
+HARDWARE = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
-def compile_kernel(kernel, capability: int, given, options: dict) -> int:
-    warps = options["num_warps"]
+def compile_kernel(kernel, capability: int, given, options: dict, narrow: tuple[str, ...]) -> str:
+    """Sizes of a kernel whose inputs, and outputs in `narrow`, have the type `given`."""
     constants = {k: v for k, v in options.items() if k in kernel.arg_names}
     signature = {}
     for name in kernel.arg_names:
         if name in constants:
             signature[name] = "constexpr"
-        elif name in INPUTS:
+        elif name in INPUTS or name in narrow:
             signature[name] = POINTER[given]
+        elif name in OTHERS or name in ("y", "dx"):
+            signature[name] = POINTER[options["TYPE"]]
         else:
-            signature[name] = POINTER[options["TYPE"]] if name in WIDE else "i32"
+            signature[name] = "fp32" if name.startswith("scale") else "i32"
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": warps, "enable_fp_fusion": True})
-    return len(compiled.asm["cubin"])
+    compiled = triton.compile(source, target=target, options={k: v for k, v in options.items() if k in HARDWARE})
+    binary = compiled.asm["cubin"]
+    return f"{len(binary)} bytes, {compiled.metadata.shared} shared, {spilled(binary)} spilled"
+
+
+def spilled(binary: bytes) -> int:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        try:
+            tool = triton.knobs.nvidia.cuobjdump.path
+            usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        except (AttributeError, OSError, RuntimeError, subprocess.CalledProcessError):
+            return -1
+    return max(map(int, re.findall(r"STACK:(\d+)", usage)), default=-1)
 
 
 def main() -> None:
@@ -51,8 +74,18 @@ def main() -> None:
                 options = kernel_options(d, n, Path(1, 64, 1, True, False), dtype, which)
                 options = {**options, **ways, "ADJOINT": which == "backward"}
                 for name in (which, "local_ends", "carry"):
-                    size = compile_kernel(getattr(_kernels, name), capability, given, options)
-                    print(f"sm_{capability} {name:10} d {d:3} n {n:2} {given}: {size} bytes")
+                    sizes = compile_kernel(getattr(_kernels, name), capability, given, options, ("y", "dx"))
+                    print(f"sm_{capability} {name:10} d {d:3} n {n:2} {given}: {sizes}")
+        for d, n, rank, given, dtype, changes in (
+            (40, 16, 2, tl.float32, torch.float32, {}),
+            (192, 1, 6, tl.bfloat16, torch.float32, {"JOINED": False, "SERIES": False}),
+            (5, 3, 1, tl.float64, torch.float64, {"ROUTES": 1, "ZOH": False, "KEEP": False}),
+        ):
+            for which in ("forward", "backward"):
+                options = {"ROUTES": 4, "JOINED": True, "SERIES": True, "ZOH": True, "KEEP": True, **changes}
+                options |= cascade_options(2, d, n, rank, dtype, which)
+                sizes = compile_kernel(getattr(_cascade_kernels, which), capability, given, options, ())
+                print(f"sm_{capability} cascade's {which:10} d {d:3} n {n:2} {given}: {sizes}")
 
 
 if __name__ == "__main__":

@@ -61,22 +61,29 @@ def softplus(z):
 @triton.jit
 def over_channels(values, weights, PRODUCTS: tl.constexpr):
     """Sums over channels of `(time, channels)` times `(columns, channels)`: `(time, columns)`."""
-    if weights.shape[0] < 8:
+    # A dot on ordinary cores holds whole rows of its factors in registers: not for many channels.
+    if weights.shape[0] < 8 or weights.shape[1] > 64:
         return tl.sum(values[:, None, :] * weights[None, :, :], axis=2)
     else:
         return tl.dot(values, tl.trans(weights), input_precision=PRODUCTS, out_dtype=values.dtype)
 
 
 @triton.jit
-def over_columns(values, weights):
+def over_columns(values, weights, PRODUCTS: tl.constexpr):
     """Sums over columns of `(time, columns)` times `(columns, channels)`: `(time, channels)`."""
-    return tl.sum(values[:, :, None] * weights[None, :, :], axis=1)
+    if weights.shape[0] < 8:
+        return tl.sum(values[:, :, None] * weights[None, :, :], axis=1)
+    else:
+        return tl.dot(values, weights, input_precision=PRODUCTS, out_dtype=values.dtype)
 
 
 @triton.jit
-def over_time(values, drive):
+def over_time(values, drive, PRODUCTS: tl.constexpr):
     """Sums over time of `(time, columns)` times `(time, channels)`: `(columns, channels)`."""
-    return tl.sum(values[:, :, None] * drive[:, None, :], axis=0)
+    if values.shape[1] < 8:
+        return tl.sum(values[:, :, None] * drive[:, None, :], axis=0)
+    else:
+        return tl.dot(tl.trans(values), drive, input_precision=PRODUCTS, out_dtype=values.dtype)
 
 
 @triton.jit
@@ -94,9 +101,9 @@ def lift_at(lift, columns, rank, channels, d, TYPE: tl.constexpr):
 
 
 @triton.jit
-def steps_of(low, up, bias, inside, dt_scale):
+def steps_of(low, up, bias, inside, dt_scale, PRODUCTS: tl.constexpr):
     """Step lengths `(time, channels)`; zero, which changes no state, outside of the sequence."""
-    return tl.where(inside, softplus(over_columns(low, up) + bias) * dt_scale, 0.0)
+    return tl.where(inside, softplus(over_columns(low, up, PRODUCTS) + bias) * dt_scale, 0.0)
 
 
 @triton.jit

@@ -27,7 +27,8 @@ _TIME = {"forward": 16, "backward": 8}  # steps in a tile, as many as a thread h
 _THREADS = 256  # to a program: each may then have all the registers that there are for one
 _CHUNK = 64  # steps between kept states
 _PROGRAMS = 4  # to a multiprocessor, at most: bounds the partial sums of the parameters' gradients
-_CELLS, _ROUTES, _RANK, _POTENTIALS = 4, 7, 32, 64
+_CELLS, _ROUTES = 4, 7
+_SUMS = 4096  # numbers per kind of parameter whose gradients a program sums in registers
 _SHORT = 256  # steps, of sequences that are not worth cutting into segments
 PRODUCTS = "ieee"  # precision of products over channels; Triton's "tf32x3" uses tensor cores
 
@@ -41,9 +42,9 @@ def cascade_fits_triton(
     cell follow from the output of the one before.
     """
     (routes, cells, d, n), rank = a.shape, dt_weight.shape[-1]
-    if periodic or routes > _ROUTES or cells > _CELLS or 0 in x.shape[1:]:
+    if periodic or routes > _ROUTES or cells > _CELLS or d > _THREADS or 0 in (n, rank, *x.shape[1:]):
         return False
-    if not (d <= _THREADS and 0 < n <= _POTENTIALS and 0 < rank <= _RANK):
+    if cells * _channels(d) * _power_of_two(max(n, rank)) > _SUMS:
         return False
     grid = x.shape[1:-1]
     m = math.prod(grid)
@@ -182,7 +183,7 @@ def cascade_options(cells: int, d: int, n: int, rank: int, dtype: torch.dtype, w
     """What the "forward" or "backward" kernel is compiled for by sizes."""
     import triton.language as tl
 
-    channels, potentials = max(8, _power_of_two(d)), _power_of_two(n)
+    channels, potentials = _channels(d), _power_of_two(n)
     block = min(potentials, _THREADS // channels)
     time = _TIME[which] if dtype == torch.float32 else _TIME[which] // 2
     return {
@@ -197,6 +198,7 @@ def cascade_options(cells: int, d: int, n: int, rank: int, dtype: torch.dtype, w
         "TYPE": tl.float64 if dtype == torch.float64 else tl.float32,
         "num_warps": max(1, channels * block // 32),
         "num_stages": 1,
+        "maxnreg": 255,  # said, since the assembler likes to halve them and spill
         "enable_fp_fusion": True,  # said, so that no version of Triton warns that its default is about to change
     }
 
@@ -231,6 +233,10 @@ def _sizes(plan: _Plan, x: Tensor, dt_weight: Tensor, a: Tensor, dt_scale: float
     scale = ctypes.c_float(dt_scale).value
     ways = plan.codes, *plan.grid, x.shape[0], plan.stride
     return *ways, d, n, dt_weight.shape[-1], scale, dt_scale - scale
+
+
+def _channels(d: int) -> int:
+    return max(8, _power_of_two(d))  # what a product on a GPU takes
 
 
 def _power_of_two(size: int) -> int:

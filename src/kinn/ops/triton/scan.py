@@ -216,7 +216,14 @@ class _Plan(NamedTuple):
 
 def processors_of(x: Tensor) -> int:
     """Multiprocessors of the device that a tensor is on."""
-    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else _INTERPRETER_PROCESSORS
+    return _processors(x.device.index) if x.is_cuda else _INTERPRETER_PROCESSORS
+
+
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+_processors._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]  # as in available.py
 
 
 def _plan(x: Tensor, a: Tensor, path: Path) -> _Plan:

@@ -1,4 +1,4 @@
-"""The command line: `kinn generate | train | evaluate | reproduce | report`.
+"""The command line: `kinn generate | train | evaluate | reproduce | report | bench`.
 
 One file per command. Each has `add(commands)`, which declares its options, and the function that runs it; heavy imports
 wait until a command runs, so that `--help` answers at once.
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError
 
 from kinn._version import __version__
-from kinn.cli import evaluate, generate, reproduce, train
+from kinn.cli import bench, evaluate, generate, reproduce, train
 from kinn.cli.parser import Commands, Parser
 
-_COMMANDS = ("generate", "poisson", "navier-stokes", "train", "evaluate", "reproduce", "report")
+_COMMANDS = ("generate", "poisson", "navier-stokes", "train", "evaluate", "reproduce", "report", "bench")
 _USER_ERRORS = (ValueError, TypeError, IndexError, OSError, ImportError, FloatingPointError, MemoryError)
 
 
@@ -74,7 +74,7 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, Commands]:
     parser.add_argument("--version", action="version", version=f"kinn {__version__}")
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     commands = Commands(parser, arguments)
-    for command in (generate, train, evaluate, reproduce):
+    for command in (generate, train, evaluate, reproduce, bench):
         command.add(commands)
     return parser, commands
 

@@ -1,0 +1,87 @@
+"""`kinn bench`: how fast the scan is on the user's own machine, beside what else could compute it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from jsonargparse import Namespace
+
+from kinn.cli.parser import Commands, Parser
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = Parser(
+        usage="kinn bench [options]",
+        description="Time the selective scan, forward and backward, beside peers that are installed. Each is checked "
+        "against float64 first; times are compared with what the machine's memory and arithmetic allow.",
+        epilog="Examples:\n  kinn bench --quick\n  kinn bench --shapes fkno vision-56 --output bench.json",
+    )
+    commands.add(
+        "bench",
+        parser,
+        _options,
+        _run,
+        help="time the scan on this machine",
+        after_interrupt="nothing was written",
+    )
+
+
+def _options(parser: Parser) -> None:
+    parser.add_argument("--shapes", type=str, nargs="+", default=["all"], help="names of shapes, or all")
+    parser.add_argument("--device", type=str, default="auto", help="where to run: auto, cpu or cuda")
+    parser.add_argument("--threads", type=int | None, default=None, help="of the CPU; by default PyTorch's number")
+    parser.add_argument("--repeats", type=int, default=15, help="turns that count")
+    parser.add_argument("--quick", action="store_true", help="small shapes and few turns: some seconds")
+    parser.add_argument("--output", type=str | None, default=None, help="JSON file for the results")
+
+
+def _run(options: Namespace) -> int:
+    import torch
+
+    from kinn.bench import QUICK, SHAPES, bench_scans, measure_machine, print_table
+    from kinn.files import atomic_file
+    from kinn.train import date, hardware, versions
+    from kinn.train.settings import chosen_device
+
+    known = QUICK if options.quick else SHAPES
+    names = list(known) if options.shapes == ["all"] else options.shapes
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown shape '{name}'; known shapes: {', '.join(known)}")
+    for name in ("threads", "repeats"):
+        if options[name] is not None and options[name] < 1:
+            raise ValueError(f"--{name} must be at least 1, got {options[name]}")
+    device, repeats = chosen_device(options.device), min(options.repeats, 3) if options.quick else options.repeats
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads or threads)
+    try:
+        machine = measure_machine(device, size=1 << 22 if options.quick else 1 << 25)
+        print(
+            f"memory {machine.bandwidth / 1e9:.0f} GB/s, arithmetic {machine.peak / 1e9:.0f} GFLOP/s", file=sys.stderr
+        )
+        results = bench_scans(
+            {name: known[name] for name in names}, device, machine, repeats=repeats,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+        record = {
+            "command": f"kinn bench --shapes {' '.join(options.shapes)} --repeats {repeats} "
+            f"--threads {torch.get_num_threads()}" + (" --quick" if options.quick else ""),
+            "what": "float32, seconds, forward and backward of the selective scan, in turns",
+            "threads": torch.get_num_threads(),
+            "device": str(device),
+            "seed": 0,
+            "machine": machine._asdict(),
+            "results": results,
+            "hardware": hardware(),
+            "versions": versions(),
+            "date": date(),
+        }
+    finally:
+        torch.set_num_threads(threads)
+    print_table(results)
+    if options.output is not None:
+        with atomic_file(options.output) as file:
+            file.write(json.dumps(record, indent=1).encode() + b"\n")
+    return 0

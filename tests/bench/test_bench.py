@@ -1,0 +1,110 @@
+"""The harness: what it refuses, what it counts, what it writes. Nothing here asserts a time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from kinn.bench import CONTENDERS, Contender, Machine, Shape, bench_scans, contenders, scan_cost, take_turns
+from kinn.cli import main
+
+MACHINE = Machine(bandwidth=1e10, peak=1e11)
+CPU = torch.device("cpu")
+TINY = {"tiny": Shape(2, 20, 3, 2)}
+
+
+@pytest.fixture
+def add(monkeypatch):
+    """Adds a contender for this test."""
+    return lambda name, prepare, **limits: monkeypatch.setitem(CONTENDERS, name, Contender(prepare, **limits))
+
+
+def rows(**options):
+    (result,) = bench_scans(TINY, CPU, MACHINE, repeats=2, **options)
+    return result["contenders"]
+
+
+def test_right_contenders_are_timed():
+    found = rows(contenders=["kinn", "kinn, plain loop", "stored loop (as mamba-ssm's reference)"])
+    assert all(row["runs"] == 2 and row["error"] < 1e-6 and row["roofline_percent"] > 0 for row in found.values())
+
+
+def test_a_wrong_gradient_is_refused(add):
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return y
+
+        @staticmethod
+        def backward(ctx, given):
+            return 1.001 * given
+
+    right = contenders.prepare("kinn", CPU)[0]
+    add("wrong", lambda: lambda **arguments: Wrong.apply(right(**arguments)))
+    row = rows(contenders=["wrong"])["wrong"]
+    assert "median_s" not in row
+    assert row["reason"].startswith("wrong: it differs from float64 by 1.0e-03")
+
+
+def test_reasons_are_named(add):
+    def missing():
+        raise ImportError("No module named 'peer'")
+
+    def fails():
+        def scan(**arguments):
+            raise RuntimeError("one line\nand another")
+
+        return scan
+
+    add("missing", missing)
+    add("fails", fails)
+    add("elsewhere", missing, devices=("cuda",))
+    add("short", missing, longest=10)
+    found = rows(contenders=["missing", "fails", "elsewhere"])
+    assert found["missing"] == {"reason": "ImportError: No module named 'peer'"}
+    assert found["fails"] == {"reason": "RuntimeError: one line"}
+    assert found["elsewhere"] == {"reason": "does not run on cpu"}
+    add("short", lambda: None, longest=10)
+    assert rows(contenders=["short"])["short"] == {"reason": "a sequence of 20 steps is too long for it"}
+
+
+def test_costs_grow_as_they_must():
+    """Bytes with b l (d, n), operations with b l d n: moved by hand for one size."""
+    moved, done = scan_cost(2, 5, 3, 4, backward=True)
+    assert moved == 4 * (8 * 2 * 5 * 3 + 6 * 2 * 5 * 4)
+    assert scan_cost(2, 5, 3, 8, backward=True)[1] == 2 * done == scan_cost(2, 10, 3, 4, backward=True)[1]
+    assert MACHINE.shortest((1e9, 1e11)) == (1.0, "arithmetic")
+
+
+def test_turns_alternate():
+    order = []
+    take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, warm_up=1)
+    assert order == ["a", "b"] * 3
+
+
+def test_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kinn.bench.QUICK", TINY)
+    monkeypatch.setattr("kinn.bench.measure_machine", lambda device, **options: MACHINE)
+    for name in ("mambapy", "associative_scan, compiled"):  # one may be missing, one takes long to compile
+        monkeypatch.delitem(CONTENDERS, name)
+    output = tmp_path / "bench.json"
+    assert main(["bench", "--quick", "--threads", "1", "--output", str(output)]) == 0
+    record = json.loads(output.read_text())
+    assert {"command", "seed", "hardware", "versions", "threads", "machine", "results"} <= record.keys()
+    assert record["command"] == "kinn bench --shapes all --repeats 3 --threads 1 --quick"
+    assert "not timed: mamba-ssm: does not run on cpu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--shapes", "huge"], "unknown shape 'huge'; known shapes: fkno, vision-56"),
+        (["--repeats", "0"], "--repeats must be at least 1, got 0"),
+        (["--device", "abacus"], "the device 'abacus' cannot be used here"),
+    ],
+)
+def test_refusals(options, sentence, capsys):
+    assert main(["bench", *options]) == 2
+    assert sentence in capsys.readouterr().err

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from kinn.nn import ChannelMLP
-from kinn.ops import channel_mlp, mlp
-from kinn.ops.cpu import mlp_cpu
-from kinn.ops.reference import mlp_reference
+from kinn.ops import channel_mix, channel_mlp, mlp
+from kinn.ops.cpu import mix_cpu, mlp_cpu
+from kinn.ops.reference import mix_reference, mlp_reference
 
 
 def draw(rows, inputs, hidden, outputs, *, norm=True, bias=True):
@@ -169,3 +169,26 @@ def test_module_is_the_sequence_of_its_parts():
     torch.testing.assert_close(layer(x), plain(x))
     y = channel_mlp(x, plain[1].weight, None, plain[3].weight, None)
     torch.testing.assert_close(y, torch.nn.functional.gelu(x @ plain[1].weight.T) @ plain[3].weight.T)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("gelu", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(0, 3, 2), (1, 1, 1), (65, 20, 33), (5000, 16, 20)])
+def test_mix(gelu, bias, rows, inputs, outputs):
+    """The end of a Fourier layer: values, gradients, and as an operator."""
+    x, _, _, _, matrix, offset, _, _ = draw(rows, inputs, outputs, 1, bias=bias)
+    arguments = [x, torch.randn(rows, outputs, generator=torch.Generator().manual_seed(2)), matrix, offset, gelu]
+    got, expected = differentiate(mix_cpu, arguments), differentiate(mix_reference, double(arguments))
+    for value, exact in zip(got, expected, strict=True):
+        assert value.shape == exact.shape
+        scale = max(exact.abs().max().item(), 1e-6) if exact.numel() else 1
+        torch.testing.assert_close(value.double(), exact, rtol=0, atol=2e-6 * scale)
+    if rows == 65:
+        torch.library.opcheck(torch.ops.kinn.channel_mix, [t.requires_grad_() if t is x else t for t in arguments])
+
+
+def test_mix_is_the_sum_of_its_parts():
+    x, field, layer = torch.rand(3, 20, 20, 6), torch.rand(3, 20, 20, 4), torch.nn.Linear(6, 4)
+    got = channel_mix(x, field, layer.weight, layer.bias)
+    torch.testing.assert_close(got, torch.nn.functional.gelu(field + layer(x)))

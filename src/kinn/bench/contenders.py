@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +20,14 @@ class Contender(NamedTuple):
     With more than `most` potentials in all (`b l d n`) or longer sequences it would take minutes, or all of the memory.
     """
 
-    prepare: Callable[[], Callable[..., Tensor]]
+    prepare: Callable[[], Callable[..., Any]]
     devices: tuple[str, ...] = ("cpu", "cuda")
     most: float = float("inf")
     longest: float = float("inf")
 
 
-def _ours(backend: str) -> Callable[[], Callable[..., Tensor]]:
-    def prepare() -> Callable[..., Tensor]:
+def _ours(backend: str) -> Callable[[], Callable[..., Any]]:
+    def prepare() -> Callable[..., Any]:
         ones = torch.ones(1, 1, 1, device="cuda" if backend == "triton" else "cpu")
         selective_scan(ones, ones, ones[0], ones, ones, backend=backend)  # raises where it cannot run
         return functools.partial(selective_scan, backend=backend)

@@ -149,7 +149,7 @@ def _too_large(name: str, shape: Shape) -> str:
     return f"{size:.1e} potentials in all are too many for it" if size > contender.most else ""
 
 
-def _differentiate(function: Callable[..., Tensor], arguments: dict[str, Tensor], **options: Any) -> list[Tensor]:
+def _differentiate(function: Callable[..., Any], arguments: dict[str, Tensor], **options: Any) -> list[Tensor]:
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in arguments.items()}
     y = function(**leaves, **options)
     given = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)

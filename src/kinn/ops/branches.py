@@ -84,7 +84,8 @@ def gated_output(
     Returns:
         `(b, *grid, c)`.
     """
-    arguments = (x, y, *norm, gate, *(inner_norm or (None, None)), out)
-    if y.dtype == x.dtype and kernels_fit(x, arguments[2:], BRANCH_MOST_WEIGHTS):
-        return gate_cpu(*arguments, eps, inner_eps)
-    return gate_reference(*arguments, eps, inner_eps)
+    weight, bias = norm
+    inner_weight, inner_bias = inner_norm or (None, None)
+    fits = kernels_fit(x, (weight, bias, gate, inner_weight, inner_bias, out), BRANCH_MOST_WEIGHTS)
+    compute = gate_cpu if fits and y.dtype == x.dtype else gate_reference
+    return compute(x, y, weight, bias, gate, inner_weight, inner_bias, out, eps, inner_eps)

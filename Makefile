@@ -11,7 +11,7 @@ help:
 	@echo "make test   run the tests and the documentation's examples"
 	@echo "make lint   style, types and the import contract"
 	@echo "make check  lint and test, as continuous integration runs them"
-	@echo "make bench  time the scan on this machine"
+	@echo "make bench  time the scan on this machine, beside what else is installed"
 	@echo "make clean  remove the virtual environment and caches"
 
 # The stamp is newer than pyproject.toml and constraints.txt when the environment matches them.
@@ -35,7 +35,7 @@ lint: $(VENV)/.installed
 check: lint test
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/selective_scan.py
+	$(BIN)/kinn bench
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -12,11 +12,11 @@ import argparse
 import json
 import math
 import statistics
-import time
 from pathlib import Path
 
 import torch
 
+from kinn.bench import take_turns
 from kinn.ops import cascade_scan
 from kinn.train import date, hardware, versions
 
@@ -64,13 +64,7 @@ def main() -> None:
     results = {}
     for name, sizes in VARIED.items():
         steps = {size: prepare(**{**BASE, name: size}) for size in sizes}
-        times: dict[int, list[float]] = {size: [] for size in sizes}
-        for run in range(options.repeats + 1):
-            for size, step in steps.items():
-                start = time.perf_counter()
-                step()
-                if run:  # the first one warms up
-                    times[size].append(time.perf_counter() - start)
+        times = take_turns({str(size): step for size, step in steps.items()}, options.repeats)
         medians = [statistics.median(t) for t in times.values()]
         slope = statistics.linear_regression([math.log(s) for s in sizes], [math.log(m) for m in medians]).slope
         results[name] = {"sizes": sizes, "median_s": medians, "exponent": slope}

@@ -14,13 +14,13 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 from peers.li_fno import LiFNO
 from torch import nn
 
+from kinn.bench import summary, take_turns
 from kinn.models import FKNO, FNO
 from kinn.nn import KirchhoffBlock
 from kinn.train import date, hardware, versions
@@ -109,24 +109,12 @@ def main() -> None:
         raise SystemExit(f"our FNO and Li's differ by {error:.1e} with the same weights: nothing is timed")
 
     steps = {name: prepare(name) for name in STEPS}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for run in range(options.repeats + 2):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if run > 1:  # the first ones warm up
-                times[name].append(time.perf_counter() - start)
+    times = take_turns(steps, options.repeats, warm_up=2)
     memory = {}
     for name in STEPS:
         command = [sys.executable, __file__, "--peak", name, "--threads", str(options.threads)]
         memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    results = {
-        name: {
-            "median_s": statistics.median(t), "min_s": min(t), "quartiles_s": statistics.quantiles(t, n=4)[::2],
-            "runs": len(t), "peak_mib": memory[name],
-        }
-        for name, t in times.items()
-    }  # fmt: skip
+    results = {name: {**summary(t), "peak_mib": memory[name]} for name, t in times.items()}
     record = {
         "command": f"python benchmarks/training_step.py --repeats {options.repeats} --threads {options.threads}",
         "what": "float32, Adam; 64 x 64, batch 20, order 2, 4 routes; block: 56 x 56, batch 8, D 192, N 1",

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from pathlib import Path
 
 import torch
 
+from kinn.bench import summary, take_turns
 from kinn.models import UKNO
 from kinn.models.ukno import UKNO_DEEP, UKNO_SHALLOW
 from kinn.train import date, hardware, versions
@@ -27,27 +26,18 @@ def main() -> None:
     torch.manual_seed(0)
     models = {"deep": UKNO(1, 1, **UKNO_DEEP), "shallow": UKNO(1, 1, **UKNO_SHALLOW)}
     x = torch.randn(16, 1, 32, 32)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for run in range(options.repeats + 1):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model(x).square().mean().backward()
-            if run:  # the first one warms up
-                times[name].append(time.perf_counter() - start)
-    steps = {
-        name: {"median_s": statistics.median(t), "quartiles_s": statistics.quantiles(t, n=4)[::2], "runs": len(t)}
-        for name, t in times.items()
-    }
+    steps = {name: lambda model=model: model(x).square().mean().backward() for name, model in models.items()}
+    times = {name: summary(seconds) for name, seconds in take_turns(steps, options.repeats).items()}
     record = {
         "command": "python benchmarks/ukno_layouts.py",
         "what": "float32; seconds; forward and backward of 16 samples at 32 x 32, order 2",
-        "results": steps,
+        "results": times,
         "hardware": hardware(),
         "versions": versions(),
         "date": date(),
     }
     options.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(steps, indent=1))
+    print(json.dumps(times, indent=1))
 
 
 if __name__ == "__main__":

@@ -123,3 +123,11 @@ def test_the_demo_compares_ours_with_a_baseline_of_the_same_training(make):
     experiment = make()
     assert {variant.role for variant in experiment.variants} == {"ours", "baseline"}
     assert sum(experiment.sizes.values()) == experiment.data["samples"]
+
+
+def test_a_record_does_not_depend_on_whether_steps_are_compiled():
+    def identity(compile_):
+        experiment = replace(FLOW, training=replace(FLOW.training, compile=compile_))
+        return runner._identity(experiment, experiment.variants[0], 0)
+
+    assert identity("kernels") == identity("none")

@@ -64,7 +64,8 @@ def _load(experiment: Experiment, folder: Path, *, progress: bool) -> Parts:
 
 def _identity(experiment: Experiment, variant: Variant, seed: int) -> dict[str, Any]:
     """All that determines a result: a record that agrees in it need not be made again."""
-    training = replace(experiment.training, seed=seed)
+    training = asdict(replace(experiment.training, seed=seed))
+    del training["compile"]  # how fast, not what
     rollout = None if experiment.rollout is None else {**asdict(experiment.rollout), "unroll": experiment.unroll}
     return {
         "experiment": experiment.name,
@@ -81,7 +82,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int) -> dict[str, 
             "loss": experiment.loss,
             "normalize": experiment.normalize,
             "optimizer": asdict(experiment.optimizer),
-            "training": asdict(training),
+            "training": training,
             "rollout": rollout,
         },
     }

@@ -43,6 +43,7 @@ def _run(options: Namespace) -> int:
     from kinn.bench import QUICK, SHAPES, bench_scans, measure_machine, print_table
     from kinn.files import atomic_file
     from kinn.train import date, hardware, versions
+    from kinn.train.memory import keep_freed_memory
     from kinn.train.settings import chosen_device
 
     known = QUICK if options.quick else SHAPES
@@ -54,6 +55,7 @@ def _run(options: Namespace) -> int:
         if options[name] is not None and options[name] < 1:
             raise ValueError(f"--{name} must be at least 1, got {options[name]}")
     device, repeats = chosen_device(options.device), min(options.repeats, 3) if options.quick else options.repeats
+    keep_freed_memory()  # as in training: what is measured is the work, not the allocator
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)
     try:

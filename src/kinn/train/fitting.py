@@ -25,6 +25,7 @@ from kinn.train.callbacks import AtomicCheckpoints, FreshBatchNorm, History, Tra
 from kinn.train.compiling import compiled_loss
 from kinn.train.folder import RunFolder
 from kinn.train.loading import batches
+from kinn.train.memory import keep_freed_memory
 from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.saving import load_model, save_model
 from kinn.train.settings import TrainSettings, chosen_device
@@ -112,6 +113,7 @@ def fit(
             ),
         )
         reset_peak_memory()
+        keep_freed_memory()
         task.seed = settings.seed
         with _calm():
             trainer = _trainer(task, settings, run, history, title if progress else None)

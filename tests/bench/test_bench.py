@@ -82,6 +82,9 @@ def test_turns_alternate():
     order = []
     take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, warm_up=1)
     assert order == ["a", "b"] * 3
+    order.clear()
+    take_turns({"a": lambda: order.append("a")}, 1, least=1e-3)
+    assert len(order) > 10  # short steps fill their turn
 
 
 def test_command(tmp_path, capsys, monkeypatch):

@@ -18,7 +18,7 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(2_000_000) for _ in range(4)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print([faults() for _ in range(5)][-1])
+print(min([faults() for _ in range(8)][1:]))
 """
 
 

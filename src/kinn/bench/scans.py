@@ -109,7 +109,7 @@ def bench_scans(
             else:
                 rows[name]["reason"] = f"wrong: it differs from float64 by {error:.1e} of the largest value"
         least, bounds = machine.shortest(scan_cost(*shape, backward=True))
-        for name, seconds in take_turns(steps, repeats).items():
+        for name, seconds in take_turns(steps, repeats, warm_up=2, least=0.05).items():
             found = summary(seconds)
             rows[name] |= {**found, "roofline_percent": 100 * least / found["median_s"]}
         results.append({"name": title, "shape": list(shape), "least_s": least, "bounds": bounds, "contenders": rows})

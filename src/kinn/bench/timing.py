@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,24 +11,38 @@ from typing import Any
 import torch
 
 
-def take_turns(steps: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1) -> dict[str, list[float]]:
-    """Call every step in turn, `repeats` times after `warm_up` calls that do not count.
+def take_turns(
+    steps: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1, least: float = 0.0
+) -> dict[str, list[float]]:
+    """Let every step take its turn, `repeats` times after `warm_up` turns that do not count.
+
+    Args:
+        steps: by name.
+        repeats: turns that count.
+        warm_up: turns before them, at least 1.
+        least: seconds that a turn lasts at least: short steps are called again and again, as in a training, so that
+            none is measured with the caches that another one has left.
 
     Returns:
-        the seconds of each call, by the step's name. On a GPU a call ends when the device has done its work.
+        the seconds of one call in each turn, by the step's name. On a GPU a turn ends when the device's work is done.
 
     >>> {name: len(seconds) for name, seconds in take_turns({"a": list, "b": dict}, 3).items()}
     {'a': 3, 'b': 3}
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for run in range(warm_up + repeats):
+    calls = dict.fromkeys(steps, 1)
+    for turn in range(warm_up + repeats):
         for name, step in steps.items():
             _finish()
             start = time.perf_counter()
-            step()
+            for _ in range(calls[name]):
+                step()
             _finish()
-            if run >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+            one = (time.perf_counter() - start) / calls[name]
+            if turn >= warm_up:
+                seconds[name].append(one)
+            else:
+                calls[name] = max(1, math.ceil(least / one))
     return seconds
 
 

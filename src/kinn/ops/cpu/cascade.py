@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kinn.ops.cpu.compiled import FLOOR, groups_for, load_kernels, rows_of, run_items
+from kinn.ops.cpu.compiled import FLOOR, groups_for, load_kernels, rows_of, run_items, work_of
 from kinn.ops.cpu.records import TILE, Size, slow_below
 from kinn.ops.path import Path
 from kinn.ops.reference import check_sign
@@ -79,7 +79,7 @@ def _forward(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, dt_scal
     run_items(
         kernels.forward,
         plan.blocks * plan.groups,
-        x.numel() * plan.size.n * plan.routes * plan.cells,
+        work_of(x.numel() * plan.routes * plan.cells, plan.size.n),
         plan, parameters, _table(paths), np.array(_kept_at(x, a, paths)), rows, rows_of(y[0])[0], x.numel(),
         checkpoints.data_ptr() if save else 0, like=_like(x),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def _backward(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, se
     run_items(
         kernels.backward,
         plan.blocks * plan.groups,
-        x.numel() * plan.size.n * plan.routes * plan.cells,
+        work_of(x.numel() * plan.routes * plan.cells, plan.size.n),
         plan, parameters, _table(paths), np.array(_kept_at(x, a, paths)), rows, given, rows_of(dx[0])[0],
         x.numel(), checkpoints.data_ptr(), kernels.Sums(*(t.data_ptr() for t in sums)), like=_like(x),
     )  # fmt: skip

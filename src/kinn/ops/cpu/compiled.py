@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_PART_WORK = 1 << 19  # b m d n: less than this is not worth a handover between threads
+_PART_WORK = 1 << 19  # potentials and steps: less than this is not worth a handover between threads
 # The smallest decay rate that is told from none. Squares of its inverse must stay finite.
 FLOOR = {torch.float32: 1e-15, torch.float64: 1e-100}
 
@@ -92,6 +92,11 @@ def groups_for(blocks: int, most: int, threads: int) -> int:
         if busy[groups] >= 0.8:
             return groups
     return max(busy, key=busy.__getitem__, default=1)
+
+
+def work_of(channels: int, n: int) -> int:
+    """The work of scanning so many channels, over all positions; what is done once for a channel counts three."""
+    return channels * (n + 3)
 
 
 def run_items(kernel: Callable[..., None], items: int, work: int, *arguments: Any, like: Any) -> None:

@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinn.ops.cpu.compiled import FLOOR, address, checkpoint_steps, groups_for, load_kernels, rows_of, run_items
+from kinn.ops.cpu.compiled import (
+    FLOOR,
+    address,
+    checkpoint_steps,
+    groups_for,
+    load_kernels,
+    rows_of,
+    run_items,
+    work_of,
+)
 from kinn.ops.cpu.records import TILE, Cells, Size, slow_below
 from kinn.ops.path import Path
 from kinn.ops.reference import check_sign
@@ -65,7 +74,7 @@ def _forward(x, dt, a, B, C, D, initial_state, outer, length, inner, joined, rev
     outputs = kernels.Outputs(address(initial_state), rows_of(y)[0], state.data_ptr())
     items = plan.blocks * plan.groups
     least = np.zeros((items, 2), np.float32 if x.dtype == torch.float32 else np.float64)
-    run_items(kernels.forward, items, x.numel() * plan.size.n, plan, inputs, outputs, like=least)
+    run_items(kernels.forward, items, work_of(x.numel(), plan.size.n), plan, inputs, outputs, like=least)
     if items:
         check_sign(*least.min(axis=0).tolist())
     return y, state, checkpoints
@@ -109,7 +118,7 @@ def _backward(dy, dstate, x, dt, a, B, C, D, checkpoints, outer, length, inner, 
     run_items(
         kernels.backward,
         plan.blocks * plan.groups,
-        x.numel() * plan.size.n,
+        work_of(x.numel(), plan.size.n),
         plan, inputs, gradients, like=np.empty((0, 0), np.float32 if x.dtype == torch.float32 else np.float64),
     )  # fmt: skip
     dB, dC = (t[0] if plan.groups == 1 else t.sum(0) for t in (dB, dC))

@@ -4,26 +4,25 @@ python benchmarks/training_step.py [--output results/training_step_cpu.json] [--
 
 The steps take turns, so that a change of the machine's load meets all of them alike. Before anything is timed, our FNO
 and Li's are given the same weights and must agree in float64. Peak memory is what one step adds to a process of its own
-that has done a step with one sample before, so that what is loaded once does not count.
+that has done a step before, so that what is loaded or made once does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from peers.li_fno import LiFNO
 from torch import nn
 
-from kinn.bench import summary, take_turns
+from kinn.bench import peak_memory, summary, take_turns
 from kinn.models import FKNO, FNO
 from kinn.nn import KirchhoffBlock
-from kinn.train import date, hardware, versions
+from kinn.train import date, hardware, versions, write_record
 
 
 class WithoutScan(KirchhoffBlock):
@@ -61,9 +60,9 @@ def prepare(name: str):
     model, x, target = STEPS[name]()
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 
-    def step(samples: int | None = None) -> None:
+    def step() -> None:
         optimiser.zero_grad()
-        (model(x[:samples]) - target[:samples]).square().mean().backward()
+        (model(x) - target).square().mean().backward()
         optimiser.step()
 
     return step
@@ -78,42 +77,20 @@ def check() -> float:
     return ((ours(x) - expected).abs().max() / expected.abs().max()).item()
 
 
-def resident(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
-
-
-def peak(name: str) -> float:
-    """MiB that one step adds to what is resident before it; the model, its optimiser and data are there already."""
-    step = prepare(name)
-    step(1)
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
-    step()
-    return resident("VmHWM") - before
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("results/training_step_cpu.json"))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--peak", help="print the peak memory of one step, in this process, and end")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.peak:
-        print(peak(options.peak))
-        return
     error = check()
     if error > 1e-10:
         raise SystemExit(f"our FNO and Li's differ by {error:.1e} with the same weights: nothing is timed")
 
     steps = {name: prepare(name) for name in STEPS}
     times = take_turns(steps, options.repeats, warm_up=2)
-    memory = {}
-    for name in STEPS:
-        command = [sys.executable, __file__, "--peak", name, "--threads", str(options.threads)]
-        memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    memory = {name: (peak_memory(prepare, name) or math.nan) / 2**20 for name in STEPS}
     results = {name: {**summary(t), "peak_mib": memory[name]} for name, t in times.items()}
     record = {
         "command": f"python benchmarks/training_step.py --repeats {options.repeats} --threads {options.threads}",
@@ -133,7 +110,7 @@ def main() -> None:
         "versions": versions(),
         "date": date(),
     }
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(options.output, record)
     print(json.dumps({"results": results, "ratios": record["ratios"]}, indent=1))
 
 

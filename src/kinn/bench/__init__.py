@@ -1,20 +1,26 @@
 """Speed: contenders that take turns, checked before they are timed, and what the machine could do at best."""
 
 from kinn.bench.contenders import CONTENDERS, Contender
-from kinn.bench.counting import scan_cost
+from kinn.bench.counting import cascade_cost, scan_cost
 from kinn.bench.machine import Machine, measure_machine
-from kinn.bench.scans import QUICK, SHAPES, Shape, bench_scans, print_table
+from kinn.bench.memory import NoMemoryError, peak_memory
+from kinn.bench.scans import bench_scans, print_table
+from kinn.bench.shapes import QUICK, SHAPES, CascadeShape, Shape
 from kinn.bench.timing import summary, take_turns
 
 __all__ = [
     "CONTENDERS",
     "QUICK",
     "SHAPES",
+    "CascadeShape",
     "Contender",
     "Machine",
+    "NoMemoryError",
     "Shape",
     "bench_scans",
+    "cascade_cost",
     "measure_machine",
+    "peak_memory",
     "print_table",
     "scan_cost",
     "summary",

@@ -12,7 +12,12 @@ import torch
 
 
 def take_turns(
-    steps: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1, least: float = 0.0
+    steps: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    warm_up: int = 1,
+    least: float = 0.0,
+    budget: float = float("inf"),
 ) -> dict[str, list[float]]:
     """Let every step take its turn, `repeats` times after `warm_up` turns that do not count.
 
@@ -22,6 +27,7 @@ def take_turns(
         warm_up: turns before them, at least 1.
         least: seconds that a turn lasts at least: short steps are called again and again, as in a training, so that
             none is measured with the caches that another one has left.
+        budget: seconds after which a step takes no further turn, once it has had three.
 
     Returns:
         the seconds of one call in each turn, by the step's name. On a GPU a turn ends when the device's work is done.
@@ -33,6 +39,8 @@ def take_turns(
     calls = dict.fromkeys(steps, 1)
     for turn in range(warm_up + repeats):
         for name, step in steps.items():
+            if len(seconds[name]) >= 3 and calls[name] * sum(seconds[name]) > budget:
+                continue
             _finish()
             start = time.perf_counter()
             for _ in range(calls[name]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from jsonargparse import Namespace
@@ -41,8 +40,7 @@ def _run(options: Namespace) -> int:
     import torch
 
     from kinn.bench import QUICK, SHAPES, bench_scans, measure_machine, print_table
-    from kinn.files import atomic_file
-    from kinn.train import date, hardware, versions
+    from kinn.train import date, hardware, versions, write_record
     from kinn.train.memory import keep_freed_memory
     from kinn.train.settings import chosen_device
 
@@ -64,13 +62,13 @@ def _run(options: Namespace) -> int:
             f"memory {machine.bandwidth / 1e9:.0f} GB/s, arithmetic {machine.peak / 1e9:.0f} GFLOP/s", file=sys.stderr
         )
         results = bench_scans(
-            {name: known[name] for name in names}, device, machine, repeats=repeats,
+            {name: known[name] for name in names}, device, machine, repeats=repeats, memory=not options.quick,
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip
         record = {
             "command": f"kinn bench --shapes {' '.join(options.shapes)} --repeats {repeats} "
             f"--threads {torch.get_num_threads()}" + (" --quick" if options.quick else ""),
-            "what": "float32, seconds, forward and backward of the selective scan, in turns",
+            "what": "float32, seconds, forward and backward, in turns",
             "threads": torch.get_num_threads(),
             "device": str(device),
             "seed": 0,
@@ -84,6 +82,5 @@ def _run(options: Namespace) -> int:
         torch.set_num_threads(threads)
     print_table(results)
     if options.output is not None:
-        with atomic_file(options.output) as file:
-            file.write(json.dumps(record, indent=1).encode() + b"\n")
+        write_record(options.output, record)
     return 0

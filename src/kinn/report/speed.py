@@ -10,8 +10,13 @@ from matplotlib.figure import Figure
 
 from kinn.report.style import FONT, LIGHT, WIDTH
 
-_SETTINGS: dict[Any, Any] = {"font.size": FONT, "svg.fonttype": "none", "svg.hashsalt": "kinn", "axes.spines.top": False,
-             "axes.spines.right": False}  # fmt: skip
+_SETTINGS: dict[Any, Any] = {
+    "font.size": FONT,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kinn",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def draw_scans(record: Mapping[str, Any]) -> Figure:
@@ -20,7 +25,7 @@ def draw_scans(record: Mapping[str, Any]) -> Figure:
     Args:
         record: what `kinn bench` wrote.
     """
-    results = record["results"]
+    results = [result for result in record["results"] if result.get("work", "scan") == "scan"]
     names = [name for name in results[0]["contenders"] if any("median_s" in r["contenders"][name] for r in results)]
     colours = dict(zip(names, (LIGHT.ours[0], *LIGHT.baseline[1:], *LIGHT.ours[1:])))
     with mpl.rc_context(_SETTINGS):

@@ -27,7 +27,7 @@ def take_turns(
         warm_up: turns before them, at least 1.
         least: seconds that a turn lasts at least: short steps are called again and again, as in a training, so that
             none is measured with the caches that another one has left.
-        budget: seconds after which a step takes no further turn, once it has had three.
+        budget: seconds after which a step takes no further turn, once three have counted, nor one that does not count.
 
     Returns:
         the seconds of one call in each turn, by the step's name. On a GPU a turn ends when the device's work is done.
@@ -36,17 +36,18 @@ def take_turns(
     {'a': 3, 'b': 3}
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    calls = dict.fromkeys(steps, 1)
+    calls, spent = dict.fromkeys(steps, 1), dict.fromkeys(steps, 0.0)
     for turn in range(warm_up + repeats):
         for name, step in steps.items():
-            if len(seconds[name]) >= 3 and calls[name] * sum(seconds[name]) > budget:
+            if spent[name] > budget and (turn < warm_up or len(seconds[name]) >= 3):
                 continue
             _finish()
             start = time.perf_counter()
             for _ in range(calls[name]):
                 step()
             _finish()
-            one = (time.perf_counter() - start) / calls[name]
+            spent[name] += (passed := time.perf_counter() - start)
+            one = passed / calls[name]
             if turn >= warm_up:
                 seconds[name].append(one)
             else:

@@ -37,6 +37,8 @@ def _options(parser: Parser) -> None:
 
 
 def _run(options: Namespace) -> int:
+    import os
+
     import torch
 
     from kinn.bench import QUICK, SHAPES, bench_scans, measure_machine, print_table
@@ -74,6 +76,7 @@ def _run(options: Namespace) -> int:
             "seed": 0,
             "machine": machine._asdict(),
             "results": results,
+            "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
             "hardware": hardware(),
             "versions": versions(),
             "date": date(),

@@ -15,6 +15,7 @@ import numpy as np
 from numba import literal_unroll
 
 from kinn.ops.cpu._tiles import (
+    approach,
     extent,
     fill_rows,
     finish_rates,
@@ -36,7 +37,7 @@ from kinn.ops.cpu.records import TILE, WIDE, Rows, Size
 from kinn.ops.path import Path
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "bb2e26ae33023c6d"
+PARTS_SHA256 = "3a1a8c1daf33fa1a"
 
 
 class Plan(NamedTuple):
@@ -108,6 +109,8 @@ def forward(p, at, out, begin, end, least):
                 count = min(s.chunk, steps - c * s.chunk)
                 fill_rows(rows, p.path, sequence - b * lines, steps, c * s.chunk, count)
                 kept = (sequence * chunks + c) * s.n * s.d
+                for source in (at.x, at.dt):
+                    approach(source, rows[:count], b, start, stop, least)
                 scan_chunk(kinds, s, at, out.y, rows[:count], b, kept, start, stop, h, rates, least_dt)
             move_state(h, state, s, sequence, start, stop, True)
         least[item, 0] = least_dt.min()
@@ -149,6 +152,8 @@ def backward(p, at, out, begin, end, like):
                 kept = (sequence * chunks + c) * s.n * s.d
                 lane_dB[:] = 0
                 lane_dC[:] = 0
+                for source in (at.x, at.dt, out.dy, out.dx, out.ddt):
+                    approach(source, rows[:count], b, start, stop, like)
                 d = start
                 while d < stop:
                     lanes, own = lanes_of(stop - d, s.n), (d - start) * s.n

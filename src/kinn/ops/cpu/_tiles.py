@@ -24,6 +24,7 @@ from kinn.ops.cpu._vector import (
     pairs,
     parts,
     pointer,
+    prefetch,
     size,
     smaller,
     splat_each,
@@ -128,6 +129,15 @@ def move_state(h, memory, s, sequence, start, stop, write):
                 else:
                     h[own] = memory[other]
         d += lanes
+
+
+@part
+def approach(at, rows, b, start, stop, like):
+    """Ask for the channels `start .. stop` of the steps `rows`, row by row, before tiles read them column by column."""
+    source = pointer(at.address, like)
+    for row in rows:
+        for d in range(start, stop, TILE):
+            prefetch(source, b * at.batch + row * at.row + d)
 
 
 @part

@@ -250,6 +250,21 @@ def store_rows(typingctx, target, index, stride, count, value):
 
 
 @intrinsic
+def prefetch(typingctx, source, index):
+    """Begin to bring the cache line of `source[index]` near."""
+
+    def codegen(context, builder, signature, args):
+        address, integer = builder.gep(args[0], [args[1]]), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [address.type, *[integer] * 3]), "llvm.prefetch.p0"
+        )
+        builder.call(function, [address, integer(0), integer(3), integer(1)])
+        return context.get_dummy_value()
+
+    return types.void(source, types.int64), codegen
+
+
+@intrinsic
 def splat(typingctx, like, value):
     """`value` in every lane of a vector as long as `like`."""
 

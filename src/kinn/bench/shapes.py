@@ -111,7 +111,7 @@ SHAPES: dict[str, Shape | CascadeShape] = {
     "long": Shape(1, 65536, 64, 16),
     "short-16": Shape(2, 1024, 64, 16),
     "short-1": Shape(2, 1024, 64, 1),
-    "fkno-cascade": CascadeShape(20, 64, 40, 16, 2, 3),
+    "fkno-cascade": CascadeShape(20, 64, 40, 16, 2, 2),
     "vision-56-cascade": CascadeShape(8, 56, 192, 1, 2, 6),
 }
 QUICK: dict[str, Shape | CascadeShape] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def draw_scans(record: Mapping[str, Any]) -> Figure:
     """
     results = [result for result in record["results"] if result.get("work", "scan") == "scan"]
     names = [name for name in results[0]["contenders"] if any("median_s" in r["contenders"][name] for r in results)]
-    colours = dict(zip(names, (LIGHT.ours[0], *LIGHT.baseline[1:], *LIGHT.ours[1:])))
+    colours = dict(zip(names, itertools.cycle((LIGHT.ours[0], *LIGHT.baseline[1:], *LIGHT.ours[2:]))))
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(WIDTH, 0.55 * len(results) + 0.9), layout="constrained")
         axes = figure.add_subplot()
@@ -39,10 +40,10 @@ def draw_scans(record: Mapping[str, Any]) -> Figure:
                     continue
                 at = i - 0.4 + height * (j + 0.5)
                 low, high = row["quartiles_s"]
-                axes.barh(at, 1e3 * row["median_s"], 0.9 * height, color=colours[name], label=name if i == 0 else None)
+                axes.barh(at, 1e3 * row["median_s"], 0.9 * height, color=colours[name], label=name)
                 axes.plot([1e3 * low, 1e3 * high], [at, at], color=LIGHT.ink, linewidth=0.8)
             least = 1e3 * result["least_s"]
-            axes.plot([least, least], [i - 0.42, i + 0.42], color=LIGHT.ours[1], label="the machine's limit" * (i == 0))
+            axes.plot([least, least], [i - 0.42, i + 0.42], color=LIGHT.ours[1], label="the machine's limit")
         titles = [f"{r['name']}\n{' x '.join(map(str, r['shape'][:3]))}, N {r['shape'][3]}" for r in results]
         axes.set_yticks(range(len(results)), titles)
         axes.invert_yaxis()

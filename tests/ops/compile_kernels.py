@@ -64,23 +64,25 @@ def spilled(binary: bytes) -> int:
 
 def main() -> None:
     ways = {"ZOH": True, "START": True, "KEEP": True, "SKIP": True}
-    for capability in (80, 90):
-        for d, n, given, dtype in (
-            (40, 16, tl.float32, torch.float32),
-            (192, 1, tl.bfloat16, torch.float32),
-            (5, 3, tl.float64, torch.float64),
-        ):
+    scans = [
+        (40, 16, tl.float32, torch.float32),
+        (192, 1, tl.bfloat16, torch.float32),
+        (5, 3, tl.float64, torch.float64),
+    ]
+    cascades = [
+        (40, 16, 2, tl.float32, torch.float32, {}),
+        (96, 1, 3, tl.bfloat16, torch.float32, {"JOINED": False, "SERIES": False}),
+        (5, 3, 1, tl.float64, torch.float64, {"ROUTES": 1, "ZOH": False, "KEEP": False}),
+    ]
+    for capability, kinds in ((80, 1), (90, 3)):
+        for d, n, given, dtype in scans[:kinds]:
             for which in ("forward", "backward"):
                 options = kernel_options(d, n, Path(1, 64, 1, True, False), dtype, which)
-                options = {**options, **ways, "ADJOINT": which == "backward"}
+                options = {**options, **ways, "ADJOINT": which == "backward", "AHEAD": 8}
                 for name in (which, "local_ends", "carry"):
                     sizes = compile_kernel(getattr(_kernels, name), capability, given, options, ("y", "dx"))
                     print(f"sm_{capability} {name:10} d {d:3} n {n:2} {given}: {sizes}")
-        for d, n, rank, given, dtype, changes in (
-            (40, 16, 2, tl.float32, torch.float32, {}),
-            (192, 1, 6, tl.bfloat16, torch.float32, {"JOINED": False, "SERIES": False}),
-            (5, 3, 1, tl.float64, torch.float64, {"ROUTES": 1, "ZOH": False, "KEEP": False}),
-        ):
+        for d, n, rank, given, dtype, changes in cascades[:kinds]:
             for which in ("forward", "backward"):
                 options = {"ROUTES": 4, "JOINED": True, "SERIES": True, "ZOH": True, "KEEP": True, **changes}
                 options |= cascade_options(2, d, n, rank, dtype, which)

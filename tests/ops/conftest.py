@@ -46,6 +46,29 @@ def differentiate():
 
 
 @pytest.fixture
+def patched_once(monkeypatch):
+    """In Triton's interpreter a kernel patches the language once for every module, not for every call: faster."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    patch, done = interpreter._patch_lang, set()
+
+    class Nothing:
+        def restore(self):
+            pass
+
+    def once(function):
+        if function.__module__ in done:
+            return Nothing()
+        scope, outermost = patch(function), not done
+        done.add(function.__module__)
+        if outermost:
+            restore = scope.restore
+            scope.restore = lambda: (done.clear(), restore())
+        return scope
+
+    monkeypatch.setattr(interpreter, "_patch_lang", once)
+
+
+@pytest.fixture
 def scans_by_doubling(monkeypatch):
     """Scans in Triton's interpreter by doubling, whole tiles at a time: fast, and right for associative functions."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")

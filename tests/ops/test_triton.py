@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from kinn.ops import cascade_scan, grid_scan, selective_scan, triton
+from kinn.ops.path import Path as Grid
 
 pytestmark = [
-    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.usefixtures("poisoned_memory", "patched_once"),
     pytest.mark.skipif(not triton.interpreted(), reason="needs Triton and TRITON_INTERPRET=1 in the environment"),
 ]
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
@@ -46,7 +47,17 @@ def test_lengths(make, check, length, injection):
 def test_segments(make, check, monkeypatch, processors):
     """One segment for each sequence, some, and as many as there are chunks."""
     monkeypatch.setattr("kinn.ops.triton.scan._INTERPRETER_PROCESSORS", processors)
+    monkeypatch.setattr("kinn.ops.triton.scan._LONG", 1)
+    monkeypatch.setattr("kinn.ops.triton.scan._AHEAD", 2)
     check(selective_scan, make(2, (70,), 3, 2), dtypes=[torch.float64])
+
+
+def test_short_sequences_are_not_cut(make, monkeypatch):
+    monkeypatch.setattr("kinn.ops.triton.scan._INTERPRETER_PROCESSORS", 40)
+    for length, cut in ((255, False), (256, True)):
+        arguments = make(1, (length,), 3, 2)
+        plan = triton.scan._plan(arguments["x"], arguments["a"], Grid.along((length,), 0, joined=True, reverse=False))
+        assert (plan.segments > 1) == cut
 
 
 @pytest.mark.parametrize(("d", "n"), [(1, 1), (1, 16), (17, 1), (33, 2), (40, 16), (3, 33), (9, 5)])
@@ -232,7 +243,7 @@ def test_kernels_compile_for_gpus(tmp_path):
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 48
+    assert len(lines) == 32
     for line in lines:
         size, shared, spilled = (int(part.split()[0]) for part in line.split(": ")[1].split(", "))
         assert size > 1000, line

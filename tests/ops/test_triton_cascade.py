@@ -12,7 +12,7 @@ from kinn.ops import cascade_scan, triton
 from kinn.ops.triton import cascade_fits_triton
 
 pytestmark = [
-    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.usefixtures("poisoned_memory", "patched_once"),
     pytest.mark.skipif(not triton.interpreted(), reason="needs Triton and TRITON_INTERPRET=1 in the environment"),
 ]
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}

@@ -120,8 +120,8 @@ def local_ends(
 
 @triton.jit
 def carry(
-    a, start, ends, total, d, n, tiles, segments, START: tl.constexpr, ADJOINT: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr, TYPE: tl.constexpr,
+    a, start, ends, total, d, n, tiles, segments, START: tl.constexpr, ADJOINT: tl.constexpr, AHEAD: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
     """In place: from where each segment ends by itself to what enters it; `start` enters the first one."""
     _, _, sequence, _, _, channels, potentials = _place(tiles, 1, 1, BLOCK_D, BLOCK_N)
@@ -132,15 +132,28 @@ def carry(
         h = tl.load(start + sequence * n * d + at, mask=wide & narrow, other=0.0)
     else:
         h = tl.zeros((BLOCK_N, BLOCK_D), TYPE)
-    for i in range(segments):
-        if ADJOINT:
-            place = sequence * segments + (segments - 1 - i)
-        else:
-            place = sequence * segments + i
-        own = tl.load(ends + place * n * d + at, mask=wide & narrow, other=0.0)
-        elapsed = tl.load(total + place * d + channels, mask=wide, other=0.0)
-        tl.store(ends + place * n * d + at, h, mask=wide & narrow)
-        h += expm1_of_log2(elapsed * log2_rate) * h + own
+    for first in range(0, segments, AHEAD):
+        # Loaded before any is stored, so that their ways through memory overlap.
+        for j in tl.static_range(AHEAD):
+            if ADJOINT:
+                place = sequence * segments + (segments - 1 - first - j)
+            else:
+                place = sequence * segments + first + j
+            there = between(first + j, 0, segments)
+            own = tl.load(ends + place * n * d + at, mask=wide & narrow & there, other=0.0)
+            elapsed = tl.load(total + place * d + channels, mask=wide & there, other=0.0)
+            if j == 0:
+                loaded = ((own, elapsed),)
+            else:
+                loaded = loaded + ((own, elapsed),)  # noqa: RUF005
+        for j in tl.static_range(AHEAD):
+            if ADJOINT:
+                place = sequence * segments + (segments - 1 - first - j)
+            else:
+                place = sequence * segments + first + j
+            there = between(first + j, 0, segments)
+            tl.store(ends + place * n * d + at, h, mask=wide & narrow & there)
+            h += expm1_of_log2(loaded[j][1] * log2_rate) * h + loaded[j][0]
 
 
 @triton.jit
@@ -184,11 +197,14 @@ def backward(
         piece = last - 1 - (ahead - first)
         c = piece // pieces
         h = tl.load(kept + (sequence * chunks + c) * n * d + at, mask=wide & narrow, other=0.0)
-        for t in range(c * CHUNK, tl.minimum(piece * PIECE, steps)):
-            row = row_of(t, line, steps, length, inner, JOINED, REVERSE)
-            drive = load_at(x, row, x_row, channels, wide, TYPE)
-            step = load_at(dt, row, dt_row, channels, wide, TYPE)
-            h = advance(h, drive, step, load_at(B, row, B_row, potentials, narrow, TYPE), inverse, log2_rate, ZOH)
+        for t in range(c * CHUNK, tl.minimum(piece * PIECE, steps), PIECE // 2):
+            for i in tl.static_range(PIECE // 2):
+                row = row_of(t + i, line, steps, length, inner, JOINED, REVERSE)
+                inside = between(t + i, 0, steps)
+                here, there = wide & inside, narrow & inside
+                drive = load_at(x, row, x_row, channels, here, TYPE)
+                step = load_at(dt, row, dt_row, channels, here, TYPE)
+                h = advance(h, drive, step, load_at(B, row, B_row, potentials, there, TYPE), inverse, log2_rate, ZOH)
         states = (h,)
         for i in tl.static_range(PIECE):
             t = piece * PIECE + i

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _TILE = {torch.float32: 256, torch.float64: 128}  # channels times potentials of a warp: several per lane
 _PIECE = {"forward": 4, "backward": 8}  # steps unrolled: loads under way at a time, and states in registers
 _BUSY, _FULL = 8, 16  # warps per multiprocessor: enough to do without segments; to aim for with them
+_LONG = 256  # steps from which on a sequence is cut: below, the passes between cost more than they save
+_AHEAD = 8  # segments whose ends are loaded at a time
 _INTERPRETER_PROCESSORS = 1
 
 
@@ -185,11 +187,12 @@ def kernel_options(d: int, n: int, path: Path, dtype: torch.dtype, which: str) -
     import triton.language as tl
 
     channels, potentials = block_sizes(d, n, dtype)
+    light = channels * potentials <= 64  # a step of such a tile is few bytes: more of them under way
     return {
         "JOINED": path.joined,
         "REVERSE": path.reverse,
         "CHUNK": chunk_steps(n),
-        "PIECE": _PIECE[which],
+        "PIECE": _PIECE["backward" if light else which],
         "BLOCK_D": channels,
         "BLOCK_N": potentials,
         "TYPE": tl.float64 if dtype == torch.float64 else tl.float32,
@@ -232,7 +235,7 @@ def _plan(x: Tensor, a: Tensor, path: Path) -> _Plan:
     tiles = -(-d // block_sizes(d, n, a.dtype)[0])
     processors = processors_of(x)
     segments = 1
-    if 0 < sequences * tiles < _BUSY * processors:
+    if path.steps >= _LONG and 0 < sequences * tiles < _BUSY * processors:
         segments = max(1, min(chunks, -(-_FULL * processors // (sequences * tiles))))
     run = -(-chunks // segments)
     segments = max(1, -(-chunks // run) if run else 1)
@@ -245,14 +248,15 @@ def _enter(plan: _Plan, path: Path, x, dt, a, B, C, dy, start, options: dict, **
 
     ends = a.new_empty(plan.sequences, plan.segments, plan.n, plan.d)
     total = a.new_empty(plan.sequences, plan.segments, plan.d)
+    piece = kernel_options(plan.d, plan.n, path, a.dtype, "forward")["PIECE"]
     _kernels.local_ends[(plan.programs,)](
         x, dt, a, B, C, dy, ends, total, *_strides(x, dt, B, C, dy), plan.d, plan.n, *plan.ways(path), plan.segments,
-        plan.run, **ways, **{**options, "PIECE": _PIECE["forward"]},
+        plan.run, **ways, **{**options, "PIECE": piece},
     )  # fmt: skip
     shape = {k: options[k] for k in ("BLOCK_D", "BLOCK_N", "TYPE", "num_warps", "enable_fp_fusion")}
     _kernels.carry[(plan.sequences * plan.tiles,)](
         a, a if start is None else start, ends, total, plan.d, plan.n, plan.tiles, plan.segments,
-        START=start is not None, ADJOINT=ways["ADJOINT"], **shape,
+        START=start is not None, ADJOINT=ways["ADJOINT"], AHEAD=_AHEAD, **shape,
     )  # fmt: skip
     return ends
 

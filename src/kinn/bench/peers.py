@@ -49,7 +49,7 @@ def mambapy() -> Callable[..., Any]:
 def associative() -> Callable[..., Any]:
     """PyTorch's own scan of an associative operation, compiled."""
     operation = importlib.import_module("torch._higher_order_ops.associative_scan").associative_scan
-    dynamo = importlib.import_module("torch._dynamo.config")
+    dynamo: Any = importlib.import_module("torch._dynamo.config")
     dynamo.recompile_limit = max(64, dynamo.recompile_limit)  # every shape is compiled, and a small one for its check
 
     def join(left, right):

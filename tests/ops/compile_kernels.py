@@ -78,7 +78,7 @@ def main() -> None:
         for d, n, given, dtype in scans[:kinds]:
             for which in ("forward", "backward"):
                 options = kernel_options(d, n, Path(1, 64, 1, True, False), dtype, which)
-                options = {**options, **ways, "ADJOINT": which == "backward", "AHEAD": 8}
+                options = {**options, **ways, "ADJOINT": which == "backward", "AHEAD": 4}
                 for name in (which, "local_ends", "carry"):
                     sizes = compile_kernel(getattr(_kernels, name), capability, given, options, ("y", "dx"))
                     print(f"sm_{capability} {name:10} d {d:3} n {n:2} {given}: {sizes}")

@@ -248,4 +248,4 @@ def test_kernels_compile_for_gpus(tmp_path):
         size, shared, spilled = (int(part.split()[0]) for part in line.split(": ")[1].split(", "))
         assert size > 1000, line
         assert shared <= 163 * 1024, line  # what a program may have at compute capability 8.0
-        assert spilled <= 1024, line
+        assert spilled <= 1536, line  # bytes of addresses and weights, read once a tile

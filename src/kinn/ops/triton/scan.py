@@ -23,7 +23,7 @@ _TILE = {torch.float32: 256, torch.float64: 128}  # channels times potentials of
 _PIECE = {"forward": 4, "backward": 8}  # steps unrolled: loads under way at a time, and states in registers
 _BUSY, _FULL = 8, 16  # warps per multiprocessor: enough to do without segments; to aim for with them
 _LONG = 256  # steps from which on a sequence is cut: below, the passes between cost more than they save
-_AHEAD = 8  # segments whose ends are loaded at a time
+_AHEAD = 4  # segments whose ends are loaded at a time
 _INTERPRETER_PROCESSORS = 1
 
 

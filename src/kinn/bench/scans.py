@@ -26,6 +26,7 @@ def bench_scans(
     repeats: int,
     contenders: Iterable[str] | None = None,
     memory: bool = False,
+    without: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Check, then time the forward and backward pass of every contender at every shape.
@@ -37,6 +38,7 @@ def bench_scans(
         repeats: turns that count; slow contenders take fewer.
         contenders: names out of `CONTENDERS`; by default all. Those of other work than the shape's are left out.
         memory: also measure peak memory, on a CPU in a process for each contender.
+        without: names that are listed with the reason given here instead of being timed.
         say: hears what is going on.
 
     Returns:
@@ -47,7 +49,8 @@ def bench_scans(
         the fastest alternative takes, or None.
     """
     names = list(CONTENDERS if contenders is None else contenders)
-    ready = {name: prepare(name, device) for name in names}
+    left_out = without or {}
+    ready = {name: (None, left_out[name]) if name in left_out else prepare(name, device) for name in names}
     results = []
     for title, shape in shapes.items():
         say(f"{title}: {shape}")

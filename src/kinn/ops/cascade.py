@@ -72,8 +72,8 @@ def cascade_scan(
     The compiled backend of the CPU takes all cells of a route through a short piece of the route while it is in the
     processor's caches: what cells form and hand on is never stored. It needs a zero boundary, and batch elements and
     routes enough for half of the threads. That of a GPU does so in registers, for up to 256 channels, a zero boundary,
-    and sequences that are short or enough for half of the GPU. Otherwise the cells are scanned one after the other, each
-    by compiled kernels.
+    and sequences that are short or enough for half of the GPU. Otherwise the cells are scanned one after the other,
+    each by compiled kernels.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.

@@ -93,6 +93,13 @@ def test_grids(check, grid, lines, wiring):
     check(arguments, [torch.float64], routes=routes, lines=lines, wiring=wiring, dt_scale=0.6)
 
 
+@pytest.mark.parametrize("lines", ["joined", "separate"])
+def test_states_kept_lie_apart(check, lines):
+    """Several chunks to a sequence, several sequences and routes, as many chunks to each or not."""
+    arguments = draw(2 if lines == "joined" else 1, (70, 2), 3, 1, cells=2, rank=1)
+    check(arguments, [torch.float64], routes=[(0, False), (1, True)], lines=lines)
+
+
 @pytest.mark.parametrize("cells", [1, 4])
 def test_cells(check, cells):
     check(draw(1, (9,), 4, 2, routes=1, cells=cells), routes=[(0, False)])

@@ -1,7 +1,7 @@
 """One cell of the cascade on a tile of time in Triton: what it forms from its drive, its scan, and both backwards.
 
 States `(blocks, potentials, channels)` are gone through block by block, each with a thread for every potential and
-channel.
+channel. Steps after a sequence's end have no drive and no gradient: they add nothing, whatever their length.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
@@ -30,7 +30,7 @@ from kinn.ops.triton._parts import LOG2_E, expm1_and_slope, expm1_of_log2, rates
 
 @triton.jit
 def form(
-    drive, inside, projection, lift, bias, cell, channels, d, n, rank, dt_scale,
+    drive, projection, lift, bias, cell, channels, d, n, rank, dt_scale,
     POTENTIALS: tl.constexpr, BLOCK_R: tl.constexpr, PRODUCTS: tl.constexpr,
 ):  # fmt: skip
     """What a cell derives from its drive: the steps' low-rank factor, the steps, `B` and `C`."""
@@ -42,7 +42,7 @@ def form(
     C = over_channels(drive, weights_at(rows, rank + n, potentials, n, channels, d, TYPE), PRODUCTS)
     up = lift_at(lift + cell * d * rank, columns, rank, channels, d, TYPE)
     offset = tl.load(bias + cell * d + channels, mask=channels < d, other=0.0)
-    return low, steps_of(low, up, offset, inside, dt_scale, PRODUCTS), B, C
+    return low, steps_of(low, up, offset, dt_scale, PRODUCTS), B, C
 
 
 @triton.jit
@@ -67,7 +67,7 @@ def scan(drive, step, B, C, h, a, skip, channels, d, n, ZOH: tl.constexpr, BLOCK
 
 @triton.jit
 def return_cell(
-    given, drive, inside, h, entering, sums, projection, lift, bias, a, D,
+    given, drive, h, entering, sums, projection, lift, bias, a, D,
     cell, channels, d, n, rank, dt_scale, ZOH: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr, PRODUCTS: tl.constexpr,
 ):  # fmt: skip
@@ -75,7 +75,7 @@ def return_cell(
     TYPE: tl.constexpr = drive.dtype
     sum_low, sum_B, sum_C, sum_lift, sum_bias, sum_rate, sum_skip = sums
     low, step, B, C = form(
-        drive, inside, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N, BLOCK_R, PRODUCTS
+        drive, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N, BLOCK_R, PRODUCTS
     )
     rows = projection + cell * (rank + 2 * n) * d
     skip = tl.load(D + cell * d + channels, mask=channels < d, other=0.0)

@@ -66,7 +66,7 @@ def forward(
             for k in tl.static_range(CELLS):
                 cell = route * CELLS + k
                 _low, step, B, C = form(
-                    drive, inside, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N,
+                    drive, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N,
                     BLOCK_R, PRODUCTS,
                 )  # fmt: skip
                 skip = tl.load(D + cell * d + channels, mask=channels < d, other=0.0)
@@ -142,7 +142,7 @@ def backward(
                         place = drives + (tile * (CELLS - 1) + k - 1) * TIME * d + times * d
                         tl.store(place + channels, drive, mask=wide & (times < TIME))
                     _low, step, B, C = form(
-                        drive, inside, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N,
+                        drive, projection, lift, bias, cell, channels, d, n, rank, dt_scale, BLOCKS * BLOCK_N,
                         BLOCK_R, PRODUCTS,
                     )  # fmt: skip
                     skip = tl.load(D + cell * d + channels, mask=wide, other=0.0)
@@ -175,7 +175,7 @@ def backward(
                     if SERIES:
                         to_y += to_drive
                     to_drive, left, grown = return_cell(
-                        to_y, drive, inside, before, entering[k], sums[k], projection, lift, bias, a, D,
+                        to_y, drive, before, entering[k], sums[k], projection, lift, bias, a, D,
                         route * CELLS + k, channels, d, n, rank, dt_scale, ZOH, BLOCKS, BLOCK_N, BLOCK_R, PRODUCTS,
                     )  # fmt: skip
                     if not SERIES:

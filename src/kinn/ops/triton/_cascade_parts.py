@@ -101,9 +101,9 @@ def lift_at(lift, columns, rank, channels, d, TYPE: tl.constexpr):
 
 
 @triton.jit
-def steps_of(low, up, bias, inside, dt_scale, PRODUCTS: tl.constexpr):
-    """Step lengths `(time, channels)`; zero, which changes no state, outside of the sequence."""
-    return tl.where(inside, softplus(over_columns(low, up, PRODUCTS) + bias) * dt_scale, 0.0)
+def steps_of(low, up, bias, dt_scale, PRODUCTS: tl.constexpr):
+    """Step lengths `(time, channels)`."""
+    return softplus(over_columns(low, up, PRODUCTS) + bias) * dt_scale
 
 
 @triton.jit

@@ -12,6 +12,7 @@ from numba import njit
 from kinn.ops.cpu import (
     _cascade_kernels,
     _evolution_kernels,
+    _functions,
     _gate_kernels,
     _mix_kernels,
     _mlp_kernels,
@@ -26,7 +27,9 @@ from kinn.ops.cpu import (
 
 def test_the_kernels_name_the_code_that_they_inline():
     """Numba's cache sees only the kernels' own files: when this fails, copy the digest into them."""
-    parts = b"".join(Path(module.__file__).read_bytes() for module in (_vector, records, _tiles, _products, _rows))
+    parts = b"".join(
+        Path(module.__file__).read_bytes() for module in (_vector, _functions, records, _tiles, _products, _rows)
+    )
     digest = hashlib.sha256(parts).hexdigest()[:16]
     for kernels in (_scan_kernels, _cascade_kernels, _mlp_kernels, _evolution_kernels, _gate_kernels, _mix_kernels):
         assert digest == kernels.PARTS_SHA256
@@ -39,7 +42,7 @@ LANES = records.TILE
 def both(exponent, e, slope):
     like = _vector.zeros(exponent, LANES)
     for i in range(0, exponent.size, LANES):
-        left, right = _vector.expm1_and_slope(_vector.load(exponent, i, like))
+        left, right = _functions.expm1_and_slope(_vector.load(exponent, i, like))
         _vector.store(e, i, left)
         _vector.store(slope, i, right)
 
@@ -48,7 +51,7 @@ def both(exponent, e, slope):
 def alone(exponent, e):
     like = _vector.zeros(exponent, LANES)
     for i in range(0, exponent.size, LANES):
-        _vector.store(e, i, _vector.expm1_of_log2(_vector.load(exponent, i, like)))
+        _vector.store(e, i, _functions.expm1_of_log2(_vector.load(exponent, i, like)))
 
 
 @njit

@@ -8,9 +8,10 @@ rows.
 
 from __future__ import annotations
 
+from kinn.ops.cpu._functions import rsqrt
 from kinn.ops.cpu._products import multiply
 from kinn.ops.cpu._tiles import part
-from kinn.ops.cpu._vector import load, load_first, pointer, rsqrt, splat, store, store_first, sum_each
+from kinn.ops.cpu._vector import load, load_first, pointer, splat, store, store_first, sum_each
 from kinn.ops.cpu.records import TILE
 
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numba import literal_unroll, njit
 
+from kinn.ops.cpu._functions import expm1_and_slope, expm1_of_log2
 from kinn.ops.cpu._vector import (
     add_folded,
     any_below,
-    expm1_and_slope,
-    expm1_of_log2,
     fold,
     load,
     load_first,

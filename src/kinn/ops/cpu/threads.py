@@ -50,8 +50,8 @@ def share(work: Callable[[int], object], parts: int) -> None:
         for future in futures:
             if not future.cancel():
                 future.exception()
-    for error in errors:
-        raise error
+    if errors:
+        raise errors[0]
 
 
 _ROUTINE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)

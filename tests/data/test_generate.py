@@ -18,7 +18,7 @@ import torch
 
 import kinn.data.writer
 from kinn.data import generate_navier_stokes, generate_poisson, open_dataset
-from kinn.data.generate import sample_generator
+from kinn.data.generators.common import sample_generator
 from kinn.pde import default_forcing, gaussian_random_field, solve_navier_stokes
 
 poisson = partial(generate_poisson, samples=10, resolution=24, chunk=3)

@@ -3,7 +3,7 @@
 from kinn.data.arrays import from_arrays, from_trajectories
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset, TrajectoryWindows, split
 from kinn.data.formats import open_dataset
-from kinn.data.generate import generate_navier_stokes, generate_poisson
+from kinn.data.generators import generate_navier_stokes, generate_poisson
 from kinn.data.normalizers import Identity, MinMax, Standard, normalizer_from_state
 
 __all__ = [

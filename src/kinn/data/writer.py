@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from kinn._version import __version__
-from kinn.data.formats import FORMAT_VERSION, read_attributes
+from kinn.data.layouts.ours import FORMAT_VERSION, read_attributes
 
 Progress = Callable[[int, int], None]
 

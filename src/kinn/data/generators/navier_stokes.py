@@ -1,85 +1,18 @@
-"""Benchmark data from a seed: chunk by chunk, resumable, each sample the same whatever is generated beside it."""
+"""Navier-Stokes: trajectories of the vorticity of forced two-dimensional flow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kinn.data.formats import OPERATOR_FORMAT, TRAJECTORY_FORMAT
+from kinn.data.generators.common import check_counts, sample_generator, threads_for
+from kinn.data.layouts.ours import TRAJECTORY_FORMAT
 from kinn.data.writer import FilePlan, Progress, write_chunks
-from kinn.pde import gaussian_random_field, navier_stokes_frames, poisson_coefficients, poisson_pair
-
-
-def generate_poisson(
-    path: str | Path,
-    *,
-    samples: int,
-    resolution: int = 64,
-    max_mode: int = 16,
-    smoothness: float = 0.5,
-    points: str = "nodes",
-    seed: int = 0,
-    chunk: int = 256,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Pairs of source and potential of Poisson's equation on the unit square (`kinn.pde.poisson_pair`).
-
-    Args:
-        path: the HDF5 file to make: `/input` and `/output`, each `(samples, 1, resolution, resolution)`, float32.
-        samples: number of pairs.
-        resolution: grid points along each axis.
-        max_mode: highest sine mode `K`; 16 in the benchmark, 20 out of distribution.
-        smoothness: exponent `r`.
-        points: "nodes" (boundary included) or "centers".
-        seed: sample `i` depends on the seed, on `i` and on `max_mode` alone.
-        chunk: samples made and written at once.
-        overwrite: replace what lies at `path`.
-        progress: called with the samples done and their total.
-
-    Returns:
-        `path`. A call that finds it finished with the same parameters returns at once; one that finds `<path>.part`
-        goes on from there.
-
-    Raises:
-        ValueError: if a parameter is out of range, or `path` holds other data.
-        OSError: if the disk is too small or gets full.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     generate_poisson(f"{folder}/poisson.h5", samples=8, resolution=32).name
-        'poisson.h5'
-    """
-    _check_counts(samples, seed)
-    poisson_pair(torch.zeros(1, max(max_mode, 1), max(max_mode, 1)), resolution, points=points)  # early errors
-
-    def make(rows: range, tick: Callable[[int], None]) -> dict[str, Tensor]:
-        draws = [poisson_coefficients(1, max_mode, generator=sample_generator(seed, row, max_mode)) for row in rows]
-        source, potential = poisson_pair(torch.cat(draws), resolution, smoothness=smoothness, points=points)
-        return {"input": source[:, None].float(), "output": potential[:, None].float()}
-
-    field = (1, resolution, resolution)
-    plan = FilePlan(
-        kind=OPERATOR_FORMAT,
-        equation="poisson",
-        samples=samples,
-        shapes={"input": field, "output": field},
-        parameters={
-            "samples": samples,
-            "resolution": resolution,
-            "max_mode": max_mode,
-            "smoothness": smoothness,
-            "points": points,
-            "seed": seed,
-        },
-    )
-    return write_chunks(path, plan, make, chunk=chunk, overwrite=overwrite, progress=progress)
+from kinn.pde import gaussian_random_field, navier_stokes_frames
 
 
 def generate_navier_stokes(
@@ -137,7 +70,7 @@ def generate_navier_stokes(
         ...     ).name
         'flow.h5'
     """
-    _check_counts(samples, seed)
+    check_counts(samples, seed)
     if resolution < 1 or solver_resolution % resolution:
         raise ValueError(
             f"solver_resolution must be a multiple of resolution, but they are {solver_resolution}, {resolution}"
@@ -166,7 +99,7 @@ def generate_navier_stokes(
         ]
         w0, frames = torch.cat(draws).to(device), []
         solution = navier_stokes_frames(w0, n_frames, viscosity=viscosity, frame_interval=frame_interval)
-        with _threads_for(solver_resolution):
+        with threads_for(solver_resolution):
             for done, w in enumerate(solution, start=1):
                 frames.append(w[:, ::every, ::every].to("cpu", torch.float32, copy=True))
                 if done < n_frames:
@@ -194,35 +127,3 @@ def generate_navier_stokes(
         work_per_sample=n_frames,
     )
     return write_chunks(path, plan, make, chunk=chunk, overwrite=overwrite, progress=progress)
-
-
-def sample_generator(seed: int, index: int, *stream: int) -> torch.Generator:
-    """A generator of its own for every sample, so that no sample depends on those before it.
-
-    Args:
-        seed: of the data set, non-negative.
-        index: of the sample.
-        stream: further non-negative numbers that tell draws apart.
-
-    Example:
-        >>> torch.rand(1, generator=sample_generator(0, 3)) == torch.rand(1, generator=sample_generator(0, 3))
-        tensor([True])
-    """
-    state = np.random.SeedSequence((seed, index, *stream)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
-
-
-@contextmanager
-def _threads_for(resolution: int) -> Iterator[None]:
-    """One thread for small transforms: more gain nothing on an idle machine and wait for each other on a busy one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if resolution <= 128 else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _check_counts(samples: int, seed: int) -> None:
-    if samples < 1 or seed < 0:
-        raise ValueError(f"samples must be positive and seed not negative, but they are {samples} and {seed}")

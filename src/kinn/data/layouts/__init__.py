@@ -1,0 +1,1 @@
+"""File layouts, a module each: our own, and those of public benchmarks."""

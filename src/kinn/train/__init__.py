@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kinn.train.evaluate import Evaluation, evaluate
+from kinn.train.evaluate import Evaluation, evaluate, sample_field
 from kinn.train.losses import LOSSES, relative_l1_loss, relative_l2_loss
 from kinn.train.prediction import Rollout, TrainedModel
 from kinn.train.progress import ProgressBar
 from kinn.train.records import date, hardware, versions, write_record
 from kinn.train.saving import load_model, save_model
-from kinn.train.settings import OptimizerSettings, TrainSettings
+from kinn.train.settings import OptimizerSettings, TrainSettings, chosen_device
 
 if TYPE_CHECKING:
     from kinn.train.fitting import FitResult, fit
@@ -31,6 +31,7 @@ __all__ = [
     "RolloutTask",
     "TrainSettings",
     "TrainedModel",
+    "chosen_device",
     "date",
     "evaluate",
     "fit",
@@ -38,6 +39,7 @@ __all__ = [
     "load_model",
     "relative_l1_loss",
     "relative_l2_loss",
+    "sample_field",
     "save_model",
     "versions",
     "write_record",

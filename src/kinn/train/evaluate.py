@@ -155,18 +155,19 @@ def _sample_fields(
         prediction = trained.predict_normalized(given.to(trained.device), truth.shape[1], dt_scale=dt_scale)
         prediction = trained.output_normalizer.decode(prediction)
         if trained.rollout is None:
-            found.append(_field(f"sample {sample}", None, given[0, 0], truth[0, 0], prediction[0, 0]))
+            found.append(sample_field(f"sample {sample}", None, given[0, 0], truth[0, 0], prediction[0, 0]))
             continue
         for step in steps:
             index = step - 1 if step > 0 else truth.shape[1] + step
             if step == 0 or not 0 <= index < truth.shape[1]:
                 raise IndexError(f"there is no rollout step {step}: steps count from 1 to {truth.shape[1]}")
             fields = given[0, -1, 0], truth[0, index, 0], prediction[0, index, 0]
-            found.append(_field(f"sample {sample}", index + 1, *fields))
+            found.append(sample_field(f"sample {sample}", index + 1, *fields))
     return found
 
 
-def _field(label: str, step: int | None, given: Tensor, truth: Tensor, prediction: Tensor) -> dict[str, Any]:
+def sample_field(label: str, step: int | None, given: Tensor, truth: Tensor, prediction: Tensor) -> dict[str, Any]:
+    """One entry of a result record's `fields`: three images `(h, w)` to five digits (3-D fields: their middle slice)."""
     fields = {"input": given, "truth": truth, "prediction": prediction}
     return {"label": label, "step": step, **{name: _rounded_image(values) for name, values in fields.items()}}
 

@@ -3,7 +3,7 @@
 from kinn.data.arrays import from_arrays, from_trajectories
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset, TrajectoryWindows, split
 from kinn.data.formats import open_dataset
-from kinn.data.generators import generate_navier_stokes, generate_poisson
+from kinn.data.generators import generate_darcy, generate_navier_stokes, generate_poisson
 from kinn.data.normalizers import Identity, MinMax, Standard, normalizer_from_state
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "TrajectoryWindows",
     "from_arrays",
     "from_trajectories",
+    "generate_darcy",
     "generate_navier_stokes",
     "generate_poisson",
     "normalizer_from_state",

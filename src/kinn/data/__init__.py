@@ -2,6 +2,7 @@
 
 from kinn.data.arrays import from_arrays, from_trajectories
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset, TrajectoryWindows, split
+from kinn.data.export import export_dataset
 from kinn.data.formats import open_dataset
 from kinn.data.generators import generate_darcy, generate_navier_stokes, generate_poisson
 from kinn.data.normalizers import Identity, MinMax, Standard, normalizer_from_state
@@ -13,6 +14,7 @@ __all__ = [
     "Standard",
     "TrajectoryDataset",
     "TrajectoryWindows",
+    "export_dataset",
     "from_arrays",
     "from_trajectories",
     "generate_darcy",

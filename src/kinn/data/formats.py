@@ -11,6 +11,7 @@ from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.cno import open_cno
 from kinn.data.layouts.matlab import open_matlab5, open_matlab7
 from kinn.data.layouts.ours import ARRAYS, open_ours
+from kinn.data.layouts.pdebench import open_pdebench_darcy, open_pdebench_rdb
 
 
 def open_dataset(path: str | Path) -> OperatorDataset | TrajectoryDataset:
@@ -63,13 +64,22 @@ def _open_hdf5(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDatas
     if file.attrs.get("format") in ARRAYS:
         return open_ours(path, file)
     names = [str(name) for name in file]
-    groups = sorted((name for name in names if re.fullmatch(r"Sample_\d+", name)), key=lambda name: int(name[7:]))
-    if groups:
+    if groups := _numbered(names, r"Sample_(\d+)"):
         return open_cno(path, file, groups)
+    if (groups := _numbered(names, r"(\d{4,})")) and isinstance(file.get(groups[0]), h5py.Group):
+        return open_pdebench_rdb(path, file, groups)
+    if "nu" in names and "tensor" in names:
+        return open_pdebench_darcy(path, file)
     u = file.get("u")
     if isinstance(u, h5py.Dataset) and ("MATLAB_class" in u.attrs or path.suffix == ".mat"):
         return open_matlab7(path, file, u)
     raise ValueError(
-        f"{path} has none of the known layouts (kinn's, CNO's Sample_<n>, MATLAB's u): it holds {sorted(names)[:8]}; "
-        f"from_arrays((path, name), (path, name)) reads other arrays"
+        f"{path} has none of the known layouts (kinn's, CNO's Sample_<n>, MATLAB's u, PDEBench's nu and tensor or "
+        f"0000/data): it holds {sorted(names)[:8]}; from_arrays((path, name), (path, name)) reads other arrays"
     )
+
+
+def _numbered(names: list[str], pattern: str) -> list[str]:
+    """The names that are numbered in this way, by number: 10 after 2."""
+    found = [match for match in (re.fullmatch(pattern, name) for name in names) if match]
+    return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]

@@ -175,11 +175,22 @@ class GroupFileStore:
         groups: names of the groups, in the order of the samples.
         name: the array's name inside each group.
         shape: shape of one sample; the arrays hold as many numbers.
+        axes: for every axis of a sample the axis of its array that it is: a window then reads no more than it shows.
+            None where only the order of the numbers counts; arrays are then read whole.
     """
 
-    def __init__(self, path: str | Path, groups: Sequence[str], name: str, *, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        groups: Sequence[str],
+        name: str,
+        *,
+        shape: tuple[int, ...],
+        axes: Sequence[int] | None = None,
+    ) -> None:
         self.path, self.groups, self.name = Path(path).resolve(), tuple(groups), name
         self.shape = (len(self.groups), *shape)
+        self.axes = None if axes is None else tuple(axes)
         self._handle: tuple[int, h5py.File] | None = None
 
     def read(self, rows: Sequence[int], window: slice) -> Tensor:
@@ -190,19 +201,30 @@ class GroupFileStore:
         for row in rows:
             where = f"{self.groups[row]}/{self.name}"
             try:
-                values: Any = file[where]
-                values = values[()]
+                values = self._values(file[where], window, where)
             except (KeyError, OSError) as error:
                 raise OSError(f"{where} in {self.path} is missing or damaged ({error})") from error
-            if values.size != math.prod(self.shape[1:]):
-                raise ValueError(
-                    f"{where} in {self.path} must hold {math.prod(self.shape[1:])} numbers, "
-                    f"but its shape is {values.shape}"
-                )
-            samples.append(to_float32(values, what=f"{where} in {self.path}").reshape(self.shape[1:])[window])
+            samples.append(to_float32(values, what=f"{where} in {self.path}"))
         result = torch.stack(samples)
         check_finite(result, rows=rows, what=f"{self.name} in {self.path}")
         return result
+
+    def _values(self, array: Any, window: slice, where: str) -> np.ndarray:
+        sample = self.shape[1:]
+        if not isinstance(array, h5py.Dataset):
+            raise KeyError("it is no array")
+        if self.axes is None:
+            if array.size != math.prod(sample):
+                raise ValueError(
+                    f"{where} in {self.path} must hold {math.prod(sample)} numbers, but its shape is {array.shape}"
+                )
+            return np.asarray(array[()]).reshape(sample)[window]
+        expected = tuple(sample[self.axes.index(axis)] for axis in range(len(sample)))
+        if array.shape != expected:
+            raise ValueError(f"{where} in {self.path} must have the shape {expected}, but its shape is {array.shape}")
+        index = [slice(None)] * array.ndim
+        index[self.axes[0]] = window
+        return np.asarray(array[tuple(index)]).transpose(self.axes)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None}

@@ -7,6 +7,7 @@ A group `Sample_<n>` per pair with `input` and `output`; `min_inp`, `max_inp`, `
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import h5py
 import numpy as np
 
 from kinn.data.datasets import OperatorDataset
+from kinn.data.layouts.fitting import batch_size, fitting_pairs
 from kinn.data.samples import Samples
 from kinn.data.stores import GroupFileStore
+
+_RANGES = {"inp": "input_range", "out": "output_range"}
 
 
 def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
@@ -31,7 +35,29 @@ def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
             raise ValueError(f"{groups[0]}/{name} in {path} must hold a square grid, but its shape is {array.shape}")
         samples.append(Samples(GroupFileStore(path, groups, name, shape=(1, *shape))))
     metadata: dict[str, Any] = {"equation": "poisson"}
-    for part, key in (("inp", "input_range"), ("out", "output_range")):
+    for part, key in _RANGES.items():
         if f"min_{part}" in file and f"max_{part}" in file:
             metadata[key] = tuple(float(np.asarray(file[f"{end}_{part}"]).item()) for end in ("min", "max"))
     return OperatorDataset(*samples, metadata=metadata)
+
+
+def write_cno(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    pairs = fitting_pairs(dataset, "cno")
+    if pairs.grid[0] != pairs.grid[1]:
+        raise ValueError(f"layout 'cno' holds fields on a square grid, but the data are {dataset!r}")
+    found = dict.fromkeys(_RANGES, (math.inf, -math.inf))
+    with h5py.File(part, "w") as file:
+        step = batch_size(pairs.inputs)
+        for start in range(0, len(pairs), step):
+            rows = range(start, min(start + step, len(pairs)))
+            inputs, outputs = pairs.batch(rows)
+            for row, field, image in zip(rows, inputs, outputs):
+                group = file.create_group(f"Sample_{row}")
+                group["input"], group["output"] = field[0].numpy(), image[0].numpy()
+            for name, values in (("inp", inputs), ("out", outputs)):
+                low, high = found[name]
+                found[name] = min(low, values.min().item()), max(high, values.max().item())
+            tick(rows.stop)
+        for name, key in _RANGES.items():
+            # a part of a file keeps the file's constants: they are the normalisation that models were trained with
+            file[f"min_{name}"], file[f"max_{name}"] = pairs.metadata.get(key, found[name])

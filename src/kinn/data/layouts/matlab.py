@@ -6,15 +6,21 @@ read through SciPy.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from kinn._version import __version__
 from kinn.data.datasets import TrajectoryDataset
+from kinn.data.layouts.fitting import BUDGET, fitting_trajectories
 from kinn.data.samples import Samples
 from kinn.data.stores import ArrayFileStore, TensorStore, to_float32
+
+_HEADER_SIZE = 512
 
 
 def open_matlab7(path: Path, file: h5py.File, u: h5py.Dataset) -> TrajectoryDataset:
@@ -43,8 +49,46 @@ def open_matlab5(path: Path) -> TrajectoryDataset:
         raise ValueError(f"{path} must hold an array u with the axes (N, nx, ny, T), but {found}")
     what = f"u in {path}"
     values = to_float32(u.transpose(0, 3, 1, 2)[:, :, None], what=what)
-    time = _time(content.get("t"), u.shape[3])
-    return TrajectoryDataset(Samples(TensorStore(values, what=what)), time=time, metadata={"equation": "navier-stokes"})
+    times = _time(content.get("t"), u.shape[3])
+    return TrajectoryDataset(
+        Samples(TensorStore(values, what=what)), time=times, metadata={"equation": "navier-stokes"}
+    )
+
+
+def write_matlab7(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    flows = fitting_trajectories(dataset, "li")
+    n, n_frames, points = len(flows), flows.n_frames, flows.grid[0] * flows.grid[1]
+    # samples lie along the fastest axis: a few frames of all of them are one stretch of the file, a sample is not
+    rows_at_once = min(n, max(1, BUDGET // points))
+    frames_at_once = max(1, BUDGET // (points * rows_at_once))
+    with h5py.File(part, "w", userblock_size=_HEADER_SIZE) as file:
+        u = file.create_dataset("u", (n_frames, *reversed(flows.grid), n), "float32")
+        _set_class(u, "single")
+        if flows.time is not None:
+            t = file.create_dataset("t", data=np.asarray(flows.time)[:, None])
+            _set_class(t, "double")
+        done = 0
+        for first in range(0, n_frames, frames_at_once):
+            frames = slice(first, min(first + frames_at_once, n_frames))
+            for start in range(0, n, rows_at_once):
+                rows = slice(start, min(start + rows_at_once, n))
+                values = flows.trajectories.read(range(n)[rows], window=frames)[:, :, 0]
+                u[frames, :, :, rows] = values.permute(1, 3, 2, 0).numpy()
+                done += (rows.stop - rows.start) * (frames.stop - frames.start)
+                tick(done // n_frames)
+    text = f"MATLAB 7.3 MAT-file, Platform: kinn {__version__}, Created on: {time.asctime()} HDF5 schema 1.00 ."
+    with part.open("r+b") as raw:
+        # text, the place of subsystem data (none), version 2.0 and the order of bytes
+        raw.write(text.encode("ascii").ljust(116)[:116] + bytes(8) + b"\x00\x02IM")
+
+
+def _set_class(array: h5py.Dataset, name: str) -> None:
+    """The attribute `MATLAB_class`, of the type that MATLAB gives it: some readers lose the last letter of others."""
+    value = np.bytes_(name)
+    kind = h5py.h5t.C_S1.copy()  # ends with a zero, but has no room for it
+    kind.set_size(len(value))
+    attribute = h5py.h5a.create(array.id, b"MATLAB_class", kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    attribute.write(np.asarray(value), mtype=kind)
 
 
 def _time(t: Any, n_frames: int) -> list[float] | None:

@@ -1,0 +1,122 @@
+"""PDEBench's files (HDF5) of Darcy flow and of the radial dam break.
+
+Darcy flow: `nu (N, nx, ny)` and `tensor (N, 1, nx, ny)`, the axis of length one being time; `x-coordinate (nx,)`,
+`y-coordinate (ny,)` and the attribute `beta`. Dam break: a group `0000`, `0001`, ... per trajectory with
+`data (T, nx, ny, C)` and `grid/x (nx,)`, `grid/y (ny,)`, `grid/t (T,)`. Points are the centres of cells, numbers
+float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from kinn.data.datasets import OperatorDataset, TrajectoryDataset
+from kinn.data.layouts.fitting import batch_size, centres, domain_of, fitting_pairs, fitting_trajectories
+from kinn.data.samples import Samples
+from kinn.data.stores import ArrayFileStore, GroupFileStore
+
+DAM_DOMAIN = (-2.5, 2.5)
+
+
+def open_pdebench_darcy(path: Path, file: h5py.File) -> OperatorDataset:
+    nu, tensor = (_array(path, file, name) for name in ("nu", "tensor"))
+    if nu.ndim != 3:
+        raise ValueError(f"nu in {path} must have the axes (N, nx, ny), but its shape is {nu.shape}")
+    if tensor.ndim != 4 or tensor.shape[1] != 1:
+        raise ValueError(f"tensor in {path} must have the axes (N, 1, nx, ny), but its shape is {tensor.shape}")
+    if nu.shape != (tensor.shape[0], *tensor.shape[2:]):
+        raise ValueError(
+            f"nu and tensor in {path} must hold as many fields on the same grid, but their shapes are {nu.shape} and "
+            f"{tensor.shape}"
+        )
+    _check_lengths(path, file, {"x-coordinate": nu.shape[1], "y-coordinate": nu.shape[2]})
+    metadata: dict[str, Any] = {"equation": "darcy"}
+    if "beta" in file.attrs:
+        metadata["beta"] = _number(file.attrs["beta"], f"the attribute beta of {path}")
+    inputs = ArrayFileStore(path, "nu", axes=(0, None, 1, 2))
+    outputs = ArrayFileStore(path, "tensor", axes=(0, 1, 2, 3))
+    return OperatorDataset(Samples(inputs), Samples(outputs), metadata=metadata)
+
+
+def open_pdebench_rdb(path: Path, file: h5py.File, groups: list[str]) -> TrajectoryDataset:
+    first = groups[0]
+    data = _array(path, file, f"{first}/data")
+    if data.ndim != 4:
+        raise ValueError(f"{first}/data in {path} must have the axes (T, nx, ny, C), but its shape is {data.shape}")
+    if data.dtype.kind not in "fiub":
+        raise TypeError(f"{first}/data in {path} must hold real numbers, but its dtype is {data.dtype}")
+    n_frames, nx, ny, channels = data.shape
+    _check_lengths(path, file, {f"{first}/grid/t": n_frames, f"{first}/grid/x": nx, f"{first}/grid/y": ny})
+    # other equations of PDEBench have this layout, too, but only the dam break has a single field
+    metadata: dict[str, Any] = {"equation": "shallow-water"} if channels == 1 else {}
+    if f"{first}/grid/x" in file and nx > 1:
+        x = np.asarray(file[f"{first}/grid/x"], dtype=float)
+        half = (x[-1] - x[0]) / (nx - 1) / 2
+        metadata["domain"] = (float(f"{x[0] - half:.6g}"), float(f"{x[-1] + half:.6g}"))
+    store = GroupFileStore(path, groups, "data", shape=(n_frames, channels, nx, ny), axes=(0, 3, 1, 2))
+    return TrajectoryDataset(Samples(store), time=_times(file.get(f"{first}/grid/t")), metadata=metadata)
+
+
+def write_pdebench_darcy(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    pairs = fitting_pairs(dataset, "pdebench-darcy")
+    low, high = domain_of(pairs.metadata, (0.0, 1.0))
+    with h5py.File(part, "w") as file:
+        nu: Any = file.create_dataset("nu", (len(pairs), *pairs.grid), "float32")
+        tensor: Any = file.create_dataset("tensor", (len(pairs), 1, *pairs.grid), "float32")
+        for name, points in zip(("x-coordinate", "y-coordinate"), pairs.grid):
+            file[name] = centres(points, low, high)
+        if "beta" in pairs.metadata:
+            file.attrs["beta"] = float(pairs.metadata["beta"])
+        step = batch_size(pairs.inputs)
+        for start in range(0, len(pairs), step):
+            stop = min(start + step, len(pairs))
+            inputs, outputs = pairs.batch(range(start, stop))
+            nu[start:stop], tensor[start:stop] = inputs[:, 0].numpy(), outputs.numpy()
+            tick(stop)
+
+
+def write_pdebench_rdb(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    flows = fitting_trajectories(dataset, "pdebench-rdb")
+    if flows.time is None:
+        raise ValueError("layout 'pdebench-rdb' needs the time of each frame, but the data set has none")
+    low, high = domain_of(flows.metadata, DAM_DOMAIN)
+    grid = dict(zip("xy", (centres(points, low, high) for points in flows.grid)))
+    grid["t"] = np.asarray(flows.time, dtype="float32")
+    with h5py.File(part, "w") as file:
+        for index in range(len(flows)):
+            group = file.create_group(f"{index:04d}")
+            group["data"] = flows[index][:, 0, :, :, None].numpy()
+            for name, values in grid.items():
+                group[f"grid/{name}"] = values
+            tick(index + 1)
+
+
+def _array(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+    array = file.get(name)
+    if not isinstance(array, h5py.Dataset):
+        raise ValueError(f"{path} looks like PDEBench's layout, but lacks the array '{name}'")
+    return array
+
+
+def _check_lengths(path: Path, file: h5py.File, lengths: Mapping[str, int]) -> None:
+    for name, length in lengths.items():
+        array = file.get(name)
+        if isinstance(array, h5py.Dataset) and array.size != length:
+            raise ValueError(f"{name} in {path} must hold {length} numbers, but its shape is {array.shape}")
+
+
+def _number(value: Any, what: str) -> float:
+    try:
+        return float(np.asarray(value).item())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} must be a number, but is {value!r}") from error
+
+
+def _times(array: Any) -> list[float] | None:
+    # 0.01 was meant where float32 says 0.0099999998: the shortest decimal that gives the same number
+    return None if array is None else [float(str(t)) for t in np.asarray(array).ravel()]

@@ -21,6 +21,7 @@ def test_pairs_satisfy_the_equation(tmp_path: Path) -> None:
     data = made(tmp_path / "a.h5", beta=2.0)
     a, u = data.batch(range(5))
     assert a.shape == u.shape == (5, 1, 16, 16)
+    assert a.unique().tolist() == pytest.approx([0.1, 1.0], rel=1e-7)
     expected = solve_darcy(torch.where(a[:, 0].double() > 0.5, 1.0, 0.1).double(), beta=2.0)
     torch.testing.assert_close(u[:, 0].double(), expected, rtol=1e-6, atol=1e-8)
     assert data.metadata["equation"] == "darcy"

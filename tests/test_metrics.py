@@ -85,6 +85,23 @@ def test_result_does_not_depend_on_the_batch_size(batch):
     assert relative_l2_per_step(prediction, truth, time_axis=1) == whole.relative_l2_per_step()
 
 
+def test_merged_errors_are_those_of_the_whole():
+    prediction, truth = fields(7, 4, 2, 5)
+    whole, merged = FieldErrors(time_axis=1), FieldErrors(time_axis=1)
+    whole.update(prediction, truth)
+    for part in (slice(0, 3), slice(3, 3), slice(3, 7)):
+        errors = FieldErrors(time_axis=1)
+        errors.update(prediction[part], truth[part])
+        merged.merge(errors)
+    assert merged.samples == 7
+    assert merged.compute() == whole.compute()
+    assert merged.relative_l2_per_step() == whole.relative_l2_per_step()
+    other = FieldErrors(time_axis=1)
+    other.update(prediction[:, :3], truth[:, :3])
+    with pytest.raises(ValueError, match="expected 4 time steps and 2 channels as in the batches before, got 3 time"):
+        merged.merge(other)
+
+
 def test_large_fields_are_taken_in_pieces(monkeypatch):
     prediction, truth = fields(9, 2, 8)
     expected = FieldErrors()

@@ -147,6 +147,24 @@ class FieldErrors:
             self._sums.append(sums.cpu())
             self._points.append(torch.full((len(y),), y.shape[-1], dtype=torch.float64))
 
+    def merge(self, other: FieldErrors) -> None:
+        """Take in what another has seen, as if its batches came after these.
+
+        Raises:
+            ValueError: if the number of time steps or channels is not that of the batches here.
+        """
+        if other._largest is None:
+            return
+        if self._largest is not None and self._largest.shape != other._largest.shape:
+            raise ValueError(
+                f"expected {_counts(self._largest)} as in the batches before, got {_counts(other._largest)} "
+                "in the errors to merge"
+            )
+        largest = other._largest
+        self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
+        self._sums.extend(other._sums)
+        self._points.extend(other._points)
+
     def compute(self) -> dict[str, float]:
         """All errors by name: rmse, nrmse, max_error, relative_l1_median and _mean (percent), relative_l2."""
         return {

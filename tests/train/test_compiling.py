@@ -33,6 +33,13 @@ def test_what_is_compiled(setting, device, steps, mode):
     assert chosen_mode(setting, device=device, steps=steps) == (mode, None)
 
 
+def test_steps_on_several_devices_are_not_compiled():
+    assert chosen_mode("auto", device="cuda", steps=10**6, devices=2) == ("none", None)
+    mode, reason = chosen_mode("kernels", device="cuda", steps=1, devices=2)
+    assert mode == "none"
+    assert reason == "steps on several devices are not compiled"
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """The tensors are too small to be shared out, and threads wait for one another on a busy machine."""
@@ -195,6 +202,7 @@ def test_a_compiled_run_gives_the_numbers_and_files_of_one_that_is_not(run, grap
     (plain, _), (result, task) = run("plain", "none"), run("compiled", "kernels")
     assert len(graphs) == 1
     assert task.compiled is None
+    assert (plain.compiled, result.compiled) == ("none", "kernels")
     for name in ("train_loss", "validation_loss", "relative_l2"):
         assert result.curves[name] == pytest.approx(plain.curves[name], rel=1e-3)
     kept = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("plain", "compiled")]
@@ -235,6 +243,7 @@ def test_a_failing_run_is_bit_for_bit_one_that_does_not_compile(run, monkeypatch
     assert [str(w.message) for w in caught if "kinn" in str(w.message)] == [
         f"kinn: the training {GOES_ON} RuntimeError: capture failed"
     ]
+    assert result.compiled == "failed"
     assert result.curves["train_loss"] == plain.curves["train_loss"]
     assert result.curves["validation_loss"] == plain.curves["validation_loss"]
     assert all(torch.equal(value, b.model.state_dict()[name]) for name, value in a.model.state_dict().items())

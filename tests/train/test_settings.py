@@ -116,6 +116,8 @@ def test_a_frozen_model_is_refused():
         (lambda: OptimizerSettings(name="sgd"), "optimiser must be one of adam, adamw, but is 'sgd'"),
         (lambda: OptimizerSettings(step_factor=2), "step_factor must be above 0 and at most 1"),
         (lambda: TrainSettings(epochs=0), "epochs must be at least 1, but is 0"),
+        (lambda: TrainSettings(devices=0), "devices must be at least 1, but is 0"),
+        (lambda: TrainSettings(devices=3), r"must be a multiple of devices \(3\), but is 16"),
         (lambda: TrainSettings(patience=0), "patience must be at least 1"),
         (lambda: TrainSettings(device="gpu"), "device must be one of auto"),
         (lambda: TrainSettings(compile="on"), "compile must be one of auto, none, kernels, cuda-graphs, but is 'on'"),

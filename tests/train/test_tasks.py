@@ -50,7 +50,7 @@ def test_rollout_loss_is_the_sum_over_unrolled_steps(monkeypatch):
     loss, logged = step(task, (frames[:, :2], frames[:, 2:]), monkeypatch)
     by_hand = sum(relative_l2_loss(0.5**k * frames[:, 1], frames[:, 1 + k]) for k in (1, 2, 3))
     torch.testing.assert_close(loss, by_hand)
-    assert logged["train_loss"] == pytest.approx(by_hand.item() / 3, rel=1e-5)
+    assert logged["train_loss_step"] == pytest.approx(by_hand.item() / 3, rel=1e-5)
 
 
 def test_the_gradient_of_a_rollout_is_that_of_the_sum(monkeypatch):

@@ -144,7 +144,9 @@ def _add_training(parser: Parser) -> None:
     default = TrainSettings()
     group = parser.add_argument_group("Training")
     group.add_argument("--epochs", type=int, default=default.epochs, help="passes over the training data")
-    group.add_argument("--batch-size", type=int, default=default.batch_size, help="samples per optimiser step")
+    group.add_argument(
+        "--batch-size", type=int, default=default.batch_size, help="samples per optimiser step, over all devices"
+    )
     group.add_argument("--seed", type=int, default=default.seed, help="of initial weights, data order and noise")
     group.add_argument(
         "--patience",
@@ -161,7 +163,12 @@ def _add_training(parser: Parser) -> None:
         default=default.device,
         help="auto: a GPU if there is one",
     )
-    group.add_argument("--workers", type=int, default=default.workers, help="processes that read data; 0: none extra")
+    group.add_argument(
+        "--devices", type=int, default=default.devices, help="how many train together, each with a part of every batch"
+    )
+    group.add_argument(
+        "--workers", type=int, default=default.workers, help="processes that read data, for each device; 0: none extra"
+    )
     group.add_argument(
         "--compile",
         type=Literal["auto", "none", "kernels", "cuda-graphs"],

@@ -14,8 +14,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
+from torch.utils.data import DataLoader
 
 from kinn.files import atomic_file, write_text
+from kinn.train.loading import SharedBatches
 from kinn.train.progress import ProgressBar
 
 
@@ -36,6 +38,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 class History(Callback):
     """Curves over epochs, kept through a resume; saves the model at each new best validation loss.
+
+    Every process keeps them; the first one writes the files.
 
     Args:
         folder: `metrics.csv` is written here after every epoch.
@@ -61,8 +65,9 @@ class History(Callback):
         self.best_epoch, self.best_loss = state_dict["best_epoch"], state_dict["best_loss"]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take the time; seed what draws from the global generator (dropout) by epoch."""
-        torch.manual_seed(pl_module.seed * 1_000_003 + trainer.current_epoch)  # pyright: ignore[reportOperatorIssue]
+        """Take the time; seed what draws from the global generator (dropout) by epoch, in each process apart."""
+        seed = pl_module.seed * 1_000_003 + trainer.current_epoch  # pyright: ignore[reportOperatorIssue]
+        torch.manual_seed(seed + (trainer.global_rank << 48))
         self._epoch_started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -88,10 +93,14 @@ class History(Callback):
         }
         for name, value in row.items():
             self.curves.setdefault(name, []).append(value)
+        is_best = loss < self.best_loss
+        if is_best:
+            self.best_epoch, self.best_loss = epoch, loss
+        if not trainer.is_global_zero:
+            return
         columns = [",".join(self.curves), *(",".join(f"{v:.9g}" for v in r) for r in zip(*self.curves.values()))]
         write_text(self.folder / "metrics.csv", "\n".join(columns) + "\n")
-        if loss < self.best_loss:
-            self.best_epoch, self.best_loss = epoch, loss
+        if is_best:
             self.save_best(epoch, metrics)
 
 
@@ -99,14 +108,16 @@ class FreshBatchNorm(Callback):
     """Measure the statistics of batch norms anew before every validation, with the weights that are validated.
 
     The running averages of training lag behind weights that move fast, and in a deep network on a small data set the
-    lag, not the model, decides the validation loss. Without batch norms this does nothing.
+    lag, not the model, decides the validation loss. Without batch norms this does nothing. Of several processes each
+    goes through the same whole batches, so that all find the statistics of one.
 
     Args:
-        batches: how many batches of the epoch's training data are averaged over, at most.
+        loader: of the training data, in whole batches, by `SharedBatches`.
+        batches: how many of them, in the order of the epoch, are averaged over, at most.
     """
 
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
+    def __init__(self, loader: DataLoader, batches: int) -> None:
+        self.loader, self.batches = loader, batches
 
     @torch.no_grad()
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -126,8 +137,9 @@ class FreshBatchNorm(Callback):
             norm.reset_running_stats()
             norm.momentum = None  # the average of all batches
             norm.train()
-        assert trainer.train_dataloader is not None
-        for given, truth in itertools.islice(trainer.train_dataloader, self.batches):
+        assert isinstance(self.loader.batch_sampler, SharedBatches)
+        self.loader.batch_sampler.sampler.set_epoch(trainer.current_epoch)
+        for given, truth in itertools.islice(self.loader, self.batches):
             given = trainer.strategy.batch_to_device(given)
             with trainer.precision_plugin.val_step_context():
                 pl_module.predict_for_training(given, truth.shape[1])  # pyright: ignore[reportCallIssue]

@@ -21,13 +21,14 @@ AUTO_STEPS = 5000
 """From so many optimiser steps on `auto` compiles: compiling takes tens of seconds, a step saves milliseconds."""
 
 
-def chosen_mode(setting: str, *, device: str, steps: int) -> tuple[str, str | None]:
+def chosen_mode(setting: str, *, device: str, steps: int, devices: int = 1) -> tuple[str, str | None]:
     """How the training step is compiled, and what to tell the user about it.
 
     Args:
         setting: `TrainSettings.compile`.
         device: the kind of device, such as `cuda`.
         steps: optimiser steps of the whole run.
+        devices: how many train together.
 
     Returns:
         `none`, `kernels` or `cuda-graphs`; and why that is not what was asked for, or None.
@@ -36,6 +37,10 @@ def chosen_mode(setting: str, *, device: str, steps: int) -> tuple[str, str | No
         >>> chosen_mode("auto", device="cuda", steps=20_000), chosen_mode("auto", device="cpu", steps=20_000)
         (('cuda-graphs', None), ('none', None))
     """
+    if devices > 1:
+        # a step that failed on its way back could not be done again: part of its gradients are averaged already
+        asked = setting in ("kernels", "cuda-graphs")
+        return "none", "steps on several devices are not compiled" if asked else None
     if setting == "auto":
         # on a CPU the compiled step is slower than kinn's own kernels
         return ("cuda-graphs" if device == "cuda" and steps >= AUTO_STEPS else "none"), None
@@ -51,28 +56,31 @@ def compiled_loss(
     *,
     device: torch.device,
     steps: int,
+    devices: int,
     context: Callable[[], AbstractContextManager],
-) -> Iterator[None]:
-    """Within it, the steps of the task are compiled as `chosen_mode` says.
+) -> Iterator[CompiledLoss | None]:
+    """Within it, the steps of the task are compiled as `chosen_mode` says; gives what compiles them, if anything does.
 
     Args:
         task: to train.
         setting: `TrainSettings.compile`.
         device: that it is trained on.
         steps: optimiser steps of the whole run.
+        devices: how many train together.
         context: that the trainer runs a step in (autocast).
     """
-    mode, reason = chosen_mode(setting, device=device.type, steps=steps)
+    mode, reason = chosen_mode(setting, device=device.type, steps=steps, devices=devices)
     if reason is not None:
         _tell(reason)
     if mode == "none":
-        yield
+        yield None
         return
-    task.compiled = CompiledLoss(task.batch_loss, task.model, cuda_graphs=mode == "cuda-graphs", context=context)
+    compiled = CompiledLoss(task.batch_loss, task.model, cuda_graphs=mode == "cuda-graphs", context=context)
+    task.compiled = compiled
     try:
-        yield
+        yield compiled
     finally:
-        task.compiled.close()
+        compiled.close()
         task.compiled = None
 
 
@@ -105,6 +113,8 @@ class CompiledLoss:
         self._pending: _Pending | None = None
         self._skips: int | None = None
         self.failed = False
+        self.outcome = "cuda-graphs" if cuda_graphs else "kernels"
+        """What the steps became: `kernels`, `cuda-graphs`, `cuda-graphs in part`, or `failed`."""
 
     def __call__(self, *batch: Tensor | None) -> Tensor:
         """The loss of a batch; only `backward` leads from it to the gradient."""
@@ -166,7 +176,7 @@ class CompiledLoss:
             torch.compiler.reset()
 
     def _without(self, failure: Exception, batch: tuple[Tensor | None, ...]) -> Tensor:
-        self.failed = True
+        self.failed, self.outcome = True, "failed"
         self.close()
         self._start.restore()
         loss = self._loss(*batch)  # an error of the model itself comes up here, as it is
@@ -177,6 +187,7 @@ class CompiledLoss:
         """The compiler leaves CUDA graphs out without a word where it cannot use them."""
         before, self._skips = self._skips, None
         if self._cuda_graphs and before is not None and _graph_skips() > before:
+            self.outcome = "cuda-graphs in part"
             warnings.warn(
                 "kinn: the training step is compiled, but not all of it into CUDA graphs "
                 "(TORCH_LOGS=perf_hints names the reason)",

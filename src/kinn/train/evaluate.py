@@ -39,6 +39,11 @@ class Scores:
         self.physical.update(trained.output_normalizer.decode(prediction), truth)
         self.normalized.update(prediction, trained.output_normalizer.encode(truth))
 
+    def merge(self, other: Scores) -> None:
+        """Take in what another has seen, as if its batches came after these."""
+        self.physical.merge(other.physical)
+        self.normalized.merge(other.normalized)
+
     def compute(self) -> dict[str, float]:
         """Metrics of `kinn.metrics` by name; those in normalised units end in `_normalized`."""
         normalized = {f"{name}_normalized": value for name, value in self.normalized.compute().items()}
@@ -167,7 +172,7 @@ def _sample_fields(
 
 
 def sample_field(label: str, step: int | None, given: Tensor, truth: Tensor, prediction: Tensor) -> dict[str, Any]:
-    """One entry of a result record's `fields`: three images `(h, w)` to five digits (3-D fields: their middle slice)."""
+    """One entry of a result record's `fields`: three images `(h, w)` to five digits (the middle of more axes)."""
     fields = {"input": given, "truth": truth, "prediction": prediction}
     return {"label": label, "step": step, **{name: _rounded_image(values) for name, values in fields.items()}}
 

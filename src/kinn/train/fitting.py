@@ -18,17 +18,20 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from kinn.data import OperatorDataset, TrajectoryDataset
 from kinn.train.callbacks import AtomicCheckpoints, FreshBatchNorm, History, TrainingProgress
 from kinn.train.compiling import compiled_loss
 from kinn.train.folder import RunFolder
-from kinn.train.loading import batches
+from kinn.train.loading import Items, SharedBatches, batches
 from kinn.train.memory import keep_freed_memory
+from kinn.train.processes import Process, run_processes
 from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.saving import load_model, save_model
-from kinn.train.settings import TrainSettings, chosen_device
+from kinn.train.settings import TrainSettings, chosen_device, expect_devices
 from kinn.train.tasks import OperatorTask, RolloutTask
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -47,7 +50,10 @@ class FitResult:
             where a value was not finite.
         train_seconds: of all epochs, validations included, over all parts of a resumed run.
         seconds_per_epoch: their median.
-        memory: `peak_rss_bytes` (and `peak_gpu_bytes`) of the last part.
+        memory: `peak_rss_bytes` (and `peak_gpu_bytes`) of the last part, in the process of the first device.
+        devices: that the last part ran on.
+        compiled: what `torch.compile` made of the steps of the last part: `none` (not asked for, or not to be had),
+            `kernels`, `cuda-graphs`, `cuda-graphs in part`, or `failed` (the run went on without); None if not known.
     """
 
     model_path: Path
@@ -57,6 +63,23 @@ class FitResult:
     train_seconds: float
     seconds_per_epoch: float
     memory: dict[str, int]
+    devices: int = 1
+    compiled: str | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the processes of a training need to know."""
+
+    task: OperatorTask | RolloutTask
+    train: Items
+    validation: Items
+    settings: TrainSettings
+    device: torch.device
+    folder: Path
+    config: dict[str, Any]
+    data: dict[str, Any]
+    title: str | None
 
 
 def fit(
@@ -75,6 +98,8 @@ def fit(
     Called again with the same task, settings and folder, an interrupted training goes on after its last checkpoint and
     gives the numbers of an uninterrupted one; a finished one returns its result at once.
 
+    On several devices a script must keep its code under `if __name__ == "__main__":`, as wherever it starts processes.
+
     Args:
         task: model, loss and optimiser. Build the model under a seed of your own: only what follows is seeded here.
         train: what to learn from.
@@ -87,53 +112,31 @@ def fit(
 
     Raises:
         ValueError: if the data does not fit the task, the folder belongs to another run, the model is not a registered
-            one, or there is no such device.
+            one, there is no such device or not so many, or fewer samples than devices.
         FloatingPointError: if the loss becomes NaN or infinite.
         KeyboardInterrupt: if the user stops it; the same call resumes.
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be written, or a process of several is ended from outside.
     """
     device = chosen_device(settings.device)
+    expect_devices(device, settings.devices)
     train_items, validation_items = task.training_items(train), task.validation_items(validation)
+    for name, items in (("training", train_items), ("validation", validation_items)):
+        if len(items) < settings.devices:
+            raise ValueError(f"{settings.devices} devices need as many {name} samples, but there are {len(items)}")
     data = {"train": _fingerprint(train), "validation": _fingerprint(validation)}
     run = RunFolder(folder)
     config = dict(config) if config is not None else {**task.describe(), "training": asdict(settings)}
     run.claim(config, data)
     summary = run.finished()
     if summary is None:
-        history = History(
-            run.path,
-            data=data,
-            save_best=lambda epoch, metrics: save_model(
-                run.model,
-                task.model,
-                input_normalizer=task.input_normalizer,
-                output_normalizer=task.output_normalizer,
-                rollout=task.trained.rollout,
-                extra=plain({"epoch": epoch, "validation": metrics, "config": config}),
-            ),
-        )
-        reset_peak_memory()
-        keep_freed_memory()
-        task.seed = settings.seed
-        with _calm():
-            trainer = _trainer(task, settings, run, history, title if progress else None)
-            train_batches = batches(train_items, settings, shuffled=True)
-            validation_batches = batches(validation_items, settings, shuffled=False)
-            with compiled_loss(
-                task,
-                settings.compile,
-                device=device,
-                steps=settings.epochs * len(train_batches),
-                context=trainer.precision_plugin.train_step_context,
-            ):
-                checkpoint = run.checkpoint if run.checkpoint.exists() else None
-                _run(trainer, task, train_batches, validation_batches, checkpoint)
-        if not history.best_epoch:
-            raise FloatingPointError(
-                "no epoch had a finite validation loss, so there is no model to keep: lower the learning rate, "
-                "clip gradients, or unroll more steps in training"
-            )
-        summary = run.finish({**history.state_dict(), "memory": peak_memory()})
+        title_shown = title if progress else None
+        job = _Job(task, train_items, validation_items, settings, device, run.path, config, data, title_shown)
+        if settings.devices == 1:
+            _train(Process(), job)
+        else:
+            run_processes(_train, [job], device=device, count=settings.devices)
+        summary = run.finished()
+        assert summary is not None
     task.model.load_state_dict(load_model(run.model).model.state_dict())
     task.eval()
     seconds = summary["curves"]["seconds"]
@@ -145,12 +148,57 @@ def fit(
         train_seconds=sum(seconds),
         seconds_per_epoch=statistics.median(seconds),
         memory=summary["memory"],
+        devices=summary.get("devices", 1),
+        compiled=summary.get("compiled"),
     )
 
 
-def _trainer(
-    task: OperatorTask | RolloutTask, settings: TrainSettings, run: RunFolder, history: History, title: str | None
-) -> lightning.Trainer:
+def _train(process: Process, job: _Job) -> None:
+    """Train in one process, alone or with others. All that comes of it lies in the folder, written by the first."""
+    task, settings, run = job.task, job.settings, RunFolder(job.folder)
+    history = History(
+        run.path,
+        data=job.data,
+        save_best=lambda epoch, metrics: save_model(
+            run.model,
+            task.model,
+            input_normalizer=task.input_normalizer,
+            output_normalizer=task.output_normalizer,
+            rollout=task.trained.rollout,
+            extra=plain({"epoch": epoch, "validation": metrics, "config": job.config}),
+        ),
+    )
+    reset_peak_memory()
+    keep_freed_memory()
+    with _calm():
+        train = batches(job.train, settings, shuffled=True, process=process)
+        validation = batches(job.validation, settings, shuffled=False, process=process)
+        whole = train if process.count == 1 else batches(job.train, settings, shuffled=True)
+        assert isinstance(train.batch_sampler, SharedBatches)
+        task.seed, task.process, task.shares = settings.seed, process, train.batch_sampler
+        trainer = _trainer(job, run, history, whole, job.title if process.rank == 0 else None)
+        with compiled_loss(
+            task,
+            settings.compile,
+            device=job.device,
+            steps=settings.epochs * len(train),
+            devices=process.count,
+            context=trainer.precision_plugin.train_step_context,
+        ) as compiled:
+            _run(trainer, task, train, validation, run.checkpoint if run.checkpoint.exists() else None)
+    task.process, task.shares = Process(), None
+    if not history.best_epoch:
+        raise FloatingPointError(
+            "no epoch had a finite validation loss, so there is no model to keep: lower the learning rate, "
+            "clip gradients, or unroll more steps in training"
+        )
+    if process.rank == 0:
+        how = {"devices": process.count, "compiled": "none" if compiled is None else compiled.outcome}
+        run.finish({**history.state_dict(), "memory": peak_memory(), **how})
+
+
+def _trainer(job: _Job, run: RunFolder, history: History, whole: DataLoader, title: str | None) -> lightning.Trainer:
+    settings = job.settings
     # both act at the end of an epoch, after History: Lightning calls checkpoints last
     last = ModelCheckpoint(
         dirpath=run.path,
@@ -161,7 +209,7 @@ def _trainer(
     )
     callbacks: list[lightning.Callback] = [history, last]
     if settings.batch_norm_batches:
-        callbacks.append(FreshBatchNorm(settings.batch_norm_batches))
+        callbacks.append(FreshBatchNorm(whole, settings.batch_norm_batches))
     if settings.patience is not None:
         callbacks.append(
             EarlyStopping(
@@ -170,22 +218,35 @@ def _trainer(
         )
     if title is not None:
         callbacks.insert(1, TrainingProgress(title, history))
+    plugins: list[Any] = [AtomicCheckpoints()]
+    if settings.devices > 1:
+        plugins.append(LightningEnvironment())  # not whatever a cluster's scheduler has set
     return lightning.Trainer(
         accelerator=_ACCELERATORS[settings.device],
-        devices=1,
+        devices=settings.devices,
+        strategy=_strategy(settings.devices),
+        use_distributed_sampler=False,
         precision=_PRECISIONS[settings.precision],  # pyright: ignore[reportArgumentType]
         max_epochs=settings.epochs,
         logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
+        plugins=plugins,
         default_root_dir=run.path,
-        gradient_clip_val=task.optimizer_settings.clip or None,
+        gradient_clip_val=job.task.optimizer_settings.clip or None,
         deterministic=settings.deterministic or None,
         log_every_n_steps=settings.log_every,
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _strategy(devices: int) -> DDPStrategy | str:
+    if devices == 1:
+        return "auto"
+    # static: every step uses the same parameters, maybe not all that the model has. Buffers are taken over before each
+    # validation instead: within one the processes may have different numbers of batches
+    return DDPStrategy(static_graph=True, broadcast_buffers=False)
 
 
 def _run(
@@ -238,6 +299,8 @@ def _calm() -> Iterator[None]:
                 ".*in a directory which is not empty.*",
                 ".*does not support code generation for complex operators.*",
                 ".*TensorFloat32 tensor cores.*",
+                ".*recommended to use `self.log.*sync_dist=True.*",  # they are the same in all processes
+                "`broadcast_buffers` is deprecated.*",  # its successor came with torch 2.13
             ):
                 warnings.filterwarnings("ignore", message=remark)
             yield

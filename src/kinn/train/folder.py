@@ -18,7 +18,7 @@ import yaml
 from kinn.files import write_text
 from kinn.train.records import plain
 
-_FREE = {"device", "workers", "compile", "log_every", "checkpoint_every"}
+_FREE = {"device", "devices", "workers", "compile", "log_every", "checkpoint_every"}
 """Settings that may change when a run goes on: beyond rounding they do not change what is learned."""
 
 

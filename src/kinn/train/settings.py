@@ -63,12 +63,14 @@ class TrainSettings:
 
     Args:
         epochs: passes over the training data.
-        batch_size: samples per optimiser step.
+        batch_size: samples per optimiser step, over all devices together: each takes an equal part.
         seed: of the order of the data, input noise and dropout.
         patience: stop after so many epochs without a better validation loss; None never stops early.
         precision: `32`, or mixed `bf16` or `16`.
-        device: `auto` (the GPU if there is one), `cpu`, `cuda` or `mps`; one device.
-        workers: processes that read data; 0 reads in the main process.
+        device: `auto` (the GPU if there is one), `cpu`, `cuda` or `mps`.
+        devices: how many of them train together, each in a process of its own. The numbers are those of one device,
+            but for rounding, dropout and batch norms in training (see `docs/training.md`).
+        workers: processes that read data, for each device; 0 reads in the process that trains.
         compile: the training step by `torch.compile`, in fused `kernels` or in `cuda-graphs` of them; `none`; `auto`
             (`cuda-graphs` for long runs on a GPU, else `none`). Where it fails the run goes on without.
         deterministic: only deterministic kernels (matters on GPUs; slower).
@@ -87,6 +89,7 @@ class TrainSettings:
     patience: int | None = None
     precision: Literal["32", "bf16", "16"] = "32"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
     workers: int = 0
     compile: Literal["auto", "none", "kernels", "cuda-graphs"] = "auto"
     deterministic: bool = False
@@ -95,13 +98,18 @@ class TrainSettings:
     checkpoint_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "devices", "log_every", "checkpoint_every"):
             _within(name, getattr(self, name), low=1)
         _within("seed", self.seed, low=0)
         _within("workers", self.workers, low=0)
         _within("batch_norm_batches", self.batch_norm_batches, low=0)
         if self.patience is not None:
             _within("patience", self.patience, low=1)
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size counts the samples of all devices together: it must be a multiple of devices "
+                f"({self.devices}), but is {self.batch_size}"
+            )
         _one_of("precision", self.precision, ("32", "bf16", "16"))
         _one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
         _one_of("compile", self.compile, ("auto", "none", "kernels", "cuda-graphs"))
@@ -122,6 +130,17 @@ def chosen_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"the device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def expect_devices(device: torch.device, count: int) -> None:
+    """Check that there are so many devices of this kind; on a CPU, any number of processes share it.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    here = {"cpu": count, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    if count > here:
+        raise ValueError(f"devices must be at most {here}, the number of '{device.type}' devices here, but is {count}")
 
 
 def learning_rate_factor(settings: OptimizerSettings, *, step: int, steps_per_epoch: int, total_steps: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from kinn.data import Identity, OperatorDataset, TrajectoryDataset, TrajectoryWindows
 from kinn.train.compiling import CompiledLoss
 from kinn.train.evaluate import Scores, evaluation_items, expect_kind
-from kinn.train.loading import Items
+from kinn.train.loading import Items, Share, SharedBatches
 from kinn.train.losses import loss_named
 from kinn.train.prediction import Normalizer, Rollout, TrainedModel
+from kinn.train.processes import Process
 from kinn.train.saving import blueprint
 from kinn.train.settings import OptimizerSettings, build_optimizer
 
@@ -38,8 +40,12 @@ class _Task(lightning.LightningModule):
         self._loss = loss_named(loss)
         self.optimizer_settings = optimizer or OptimizerSettings()
         self.scores = Scores(rollout=trained.rollout is not None)
-        self.seed = 0  # of the noise; `fit` sets it
-        self.compiled: CompiledLoss | None = None  # likewise
+        self._training, self._validation = _Mean(), _Mean()
+        # `fit` sets these
+        self.seed = 0  # of the noise
+        self.compiled: CompiledLoss | None = None
+        self.process = Process()
+        self.shares: SharedBatches | None = None  # None takes every batch as whole
 
     def describe(self) -> dict[str, Any]:
         """Model, task and optimiser as plain values: with the training settings and the data, they fix a run."""
@@ -51,12 +57,12 @@ class _Task(lightning.LightningModule):
             "optimizer": asdict(self.optimizer_settings),
         }
 
-    def noise(self, given: Tensor) -> Tensor | None:
-        """What training adds to the given fields, in normalised units."""
+    def noise(self, given: Tensor, share: Share | None = None) -> Tensor | None:
+        """What training adds to the given fields, in normalised units; `share` is what they are of a whole batch."""
         return None
 
     def predict_for_training(self, given: Tensor, n_steps: int) -> Tensor:
-        """Prediction in normalised units, with whatever training adds."""
+        """Prediction of a whole batch in normalised units, with whatever training adds."""
         return self._predict(given, self.noise(given), n_steps)
 
     def batch_loss(self, given: Tensor, truth: Tensor, noise: Tensor | None) -> Tensor:
@@ -64,9 +70,14 @@ class _Task(lightning.LightningModule):
         return self._mean_loss(self._predict(given, noise, truth.shape[1]), truth)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of a batch: summed over the steps of a rollout. Logged as `train_loss`: its mean over the steps."""
+        """Loss of a batch: summed over the steps of a rollout. Logged as `train_loss_step`: its mean over the steps.
+
+        Of several processes each has its part of the batch, and a weight that makes the mean of their gradients that of
+        the whole batch.
+        """
         given, truth = batch
-        loss = (self.compiled or self.batch_loss)(given, truth, self.noise(given))
+        share = None if self.shares is None else self.shares.share(batch_idx)
+        loss = (self.compiled or self.batch_loss)(given, truth, self.noise(given, share))
         # on a GPU every look at the value waits for the device
         if (loss.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(loss):
             raise FloatingPointError(
@@ -74,7 +85,10 @@ class _Task(lightning.LightningModule):
                 f"lower the learning rate (now {self.optimizer_settings.lr:g}) or clip gradients "
                 f"(clip is {self.optimizer_settings.clip:g})"
             )
-        self.log("train_loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(given))
+        self.log("train_loss_step", loss.detach())
+        self._training.add(loss, len(given) if share is None else share.samples)
+        if share is not None and share.weight != 1:
+            loss = loss * share.weight
         return loss if self.trained.rollout is None else loss * truth.shape[1]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -88,20 +102,30 @@ class _Task(lightning.LightningModule):
         """Add a batch to the validation scores."""
         given, truth = batch
         prediction = self.trained.predict_normalized(given, truth.shape[1])
-        self.log("validation_loss", self._mean_loss(prediction, truth), on_epoch=True, batch_size=len(given))
+        self._validation.add(self._mean_loss(prediction, truth), len(given))
         self.scores.update(self.trained, prediction, truth)
 
     def validation_items(self, dataset: OperatorDataset | TrajectoryDataset) -> Items:
         """What a validation goes through: the pairs, or each trajectory once, from its first frames to its end."""
         return evaluation_items(dataset, self.trained.rollout)
 
+    def on_train_epoch_start(self) -> None:
+        """Forget the losses of the last epoch."""
+        self._training = _Mean()
+
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
-        self.scores = Scores(rollout=self.trained.rollout is not None)
+        """Forget the last validation; the running averages of all processes become those that are saved."""
+        self._validation, self.scores = _Mean(), Scores(rollout=self.trained.rollout is not None)
+        self.process.take_over(self.model.buffers())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics over the whole validation set as `validation/<metric>`."""
-        self.log_dict({f"validation/{name}": value for name, value in self.scores.compute().items()})
+        """Log the epoch's losses and, as `validation/<metric>`, the metrics over the whole validation set."""
+        mine = self._training.plain(), self._validation.plain(), self.scores
+        training, validation, scores = zip(*self.process.gather(mine), strict=True)
+        for other in scores[1:]:
+            scores[0].merge(other)
+        found = {f"validation/{name}": value for name, value in scores[0].compute().items()}
+        self.log_dict({"train_loss_epoch": _mean(training), "validation_loss": _mean(validation), **found})
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule from the settings."""
@@ -128,6 +152,28 @@ class _Task(lightning.LightningModule):
         if self.trained.rollout is not None:  # every step of every rollout is a sample
             prediction, truth = prediction.flatten(0, 1), truth.flatten(0, 1)
         return self._loss(prediction, truth)
+
+
+class _Mean:
+    """A mean over samples, from means over batches."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | float = 0.0
+        self._samples = 0
+
+    def add(self, mean: Tensor, samples: int) -> None:
+        if samples:  # what does not count may be NaN
+            self._total = self._total + mean.detach().float() * samples
+            self._samples += samples
+
+    def plain(self) -> tuple[float, int]:
+        """Sum and number of samples."""
+        return float(self._total), self._samples
+
+
+def _mean(parts: Iterable[tuple[float, int]]) -> float:
+    totals, samples = zip(*parts, strict=True)
+    return sum(totals) / sum(samples)
 
 
 class OperatorTask(_Task):
@@ -228,13 +274,16 @@ class RolloutTask(_Task):
             stride=self.window_stride,
         )
 
-    def noise(self, given: Tensor) -> Tensor | None:
+    def noise(self, given: Tensor, share: Share | None = None) -> Tensor | None:
         """See `_Task.noise`."""
         if self.input_noise == 0:
             return None
-        # a function of seed and step alone, and drawn on the CPU: a resumed run and another device see the same
+        share = share or Share.whole(len(given))
+        # a function of seed and step alone, and drawn for the whole batch on the CPU: a resumed run, another device and
+        # several see the same
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
-        return self.input_noise * torch.randn(given.shape, generator=generator).to(given)
+        noise = torch.randn(share.size, *given.shape[1:], generator=generator)[share.part]
+        return self.input_noise * noise.to(given)
 
     def _predict(self, given: Tensor, noise: Tensor | None, n_steps: int) -> Tensor:
         history = self.output_normalizer.encode(given)

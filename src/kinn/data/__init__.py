@@ -4,7 +4,12 @@ from kinn.data.arrays import from_arrays, from_trajectories
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset, TrajectoryWindows, split
 from kinn.data.export import export_dataset
 from kinn.data.formats import open_dataset
-from kinn.data.generators import generate_darcy, generate_navier_stokes, generate_poisson
+from kinn.data.generators import (
+    generate_darcy,
+    generate_navier_stokes,
+    generate_poisson,
+    generate_shallow_water,
+)
 from kinn.data.normalizers import Identity, MinMax, Standard, normalizer_from_state
 
 __all__ = [
@@ -20,6 +25,7 @@ __all__ = [
     "generate_darcy",
     "generate_navier_stokes",
     "generate_poisson",
+    "generate_shallow_water",
     "normalizer_from_state",
     "open_dataset",
     "split",

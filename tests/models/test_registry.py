@@ -21,7 +21,7 @@ def test_arguments_are_bound_with_defaults_and_plain() -> None:
 
 
 def test_unknown_names_and_arguments() -> None:
-    with pytest.raises(ValueError, match="unknown model 'FON'; known models: FKNO, FNO, UKNO"):
+    with pytest.raises(ValueError, match="unknown model 'FON'; known models: CNO, FKNO, FNO, "):
         build("FON", {})
     with pytest.raises(ValueError, match="FNO: got an unexpected keyword argument 'depth'"):
         build("FNO", {"in_channels": 1, "out_channels": 1, "depth": 3})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from kinn.models.checks import check_fields
+from kinn.models.checks import check_divisible, check_fields
+from kinn.models.parts import Beyond, Convolution, Residual, plain_pair
 from kinn.models.registry import register_model
 from kinn.nn import FilteredActivation, KirchhoffBlock, SeparableConv
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = ["UKNO", "UKNO_DEEP", "UKNO_SHALLOW"]
-
-Beyond = Literal["zeros", "replicate", "circular"]  # what lies beyond the grid
 
 # The two layouts that meet the parameter counts of the paper's Table 3: a deep backbone with slim blocks of one
 # potential per channel, and a shallow backbone with full blocks.
@@ -144,6 +143,21 @@ class UKNO(nn.Module):
                 residual_scale=True,
             )
 
+        def conv(i: int, o: int) -> SeparableConv:
+            return SeparableConv(i, o, boundary=boundary)
+
+        def activation(rate: float = 1) -> FilteredActivation:
+            return FilteredActivation(nn.SiLU(), rate=rate, periodic=boundary == "periodic")
+
+        def convolution(i: int, o: int, rate: float = 1) -> Convolution:
+            return Convolution(conv(i, o), o, activation(rate))
+
+        def residuals(channels: int, count: int) -> list[Residual]:
+            return [Residual(channels, conv, activation()) for _ in range(count)]
+
+        def pair(i: int, o: int, beyond: Beyond) -> nn.Sequential:
+            return plain_pair(i, hidden, o, activation(), beyond="circular" if boundary == "periodic" else beyond)
+
         self.in_channels = in_channels
         self.levels = levels
         hidden = width if lift_channels is None else lift_channels
@@ -153,23 +167,16 @@ class UKNO(nn.Module):
         upper = [*(2 * c for c in channels[1:-1]), neck]
 
         # Zeros around the input tell the network where the edge is; around the output they would spoil the corners.
-        self.lift = _plain_pair(in_channels, hidden, channels[0], boundary, beyond="zeros")
-        self.down = nn.ModuleList(
-            _Convolution(channels[level], channels[level + 1], boundary, rate=0.5) for level in range(levels)
-        )
+        self.lift = pair(in_channels, channels[0], "zeros")
+        self.down = nn.ModuleList(convolution(channels[i], channels[i + 1], 0.5) for i in range(levels))
         self.skips = nn.ModuleList(
-            nn.Sequential(
-                *(_Residual(channels[level], boundary) for _ in range(skip_blocks)),
-                _Convolution(channels[level], channels[level], boundary),
-            )
-            for level in range(levels)
+            nn.Sequential(*residuals(channels[i], skip_blocks), convolution(channels[i], channels[i]))
+            for i in range(levels)
         )
-        self.neck = nn.Sequential(*(_Residual(neck, boundary) for _ in range(neck_blocks)))
-        self.neck_exit = _Convolution(neck, neck, boundary)
-        self.up = nn.ModuleList(
-            _Convolution(upper[level], channels[level], boundary, rate=2) for level in range(levels)
-        )
-        self.project = _plain_pair(2 * channels[0], hidden, out_channels, boundary, beyond="replicate")
+        self.neck = nn.Sequential(*residuals(neck, neck_blocks))
+        self.neck_exit = convolution(neck, neck)
+        self.up = nn.ModuleList(convolution(upper[i], channels[i], 2) for i in range(levels))
+        self.project = pair(2 * channels[0], out_channels, "replicate")
         coarse = range(max(1, levels - 2), levels) if order else ()
         self.down_blocks = nn.ModuleDict({str(level): block(channels[level]) for level in coarse})
         self.neck_block = block(neck) if order else None
@@ -183,10 +190,7 @@ class UKNO(nn.Module):
             dt_scale: the grid's spacing over the spacing in training, which keeps the cells' meaning on another grid.
         """
         check_fields(x, self.in_channels)
-        divisor = 2**self.levels
-        height, width = x.shape[2:]
-        if height % divisor or width % divisor:
-            raise ValueError(f"UKNO: grid sizes must be divisible by {divisor}, got {height} x {width}")
+        check_divisible(x, 2**self.levels, "UKNO")
         x = self.lift(x.movedim(1, -1))
         skips = []
         for level, (down, skip) in enumerate(zip(self.down, self.skips)):
@@ -204,67 +208,3 @@ class UKNO(nn.Module):
                 x = self.up_blocks[str(level)](x, dt_scale=dt_scale)
             x = torch.cat((x, skips[level]), dim=-1)
         return self.project(x).movedim(-1, 1)
-
-
-class _BatchNorm(nn.BatchNorm2d):
-    """Batch norm over the last axis; the move is a view."""
-
-    def forward(self, input: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        return super().forward(input.movedim(-1, 1)).movedim(1, -1)
-
-
-class _PlainConv(nn.Conv2d):
-    """3x3 convolution with channels last; the move is a view."""
-
-    def __init__(self, in_channels: int, out_channels: int, beyond: Beyond) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1 if beyond == "zeros" else 0)
-        self.beyond = beyond
-
-    def forward(self, input: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
-        for axis in (1, 2) if self.beyond != "zeros" else ():
-            first, last = input.narrow(axis, 0, 1), input.narrow(axis, -1, 1)
-            # Not by torch's padding modes: the gradient of "replicate" fails in compiled networks.
-            ends = (last, first) if self.beyond == "circular" else (first, last)
-            input = torch.cat([ends[0], input, ends[1]], axis)
-        return super().forward(input.movedim(-1, 1)).movedim(1, -1)
-
-
-def _activation(boundary: str, rate: float = 1) -> FilteredActivation:
-    return FilteredActivation(nn.SiLU(), rate=rate, periodic=boundary == "periodic")
-
-
-def _plain_pair(in_channels: int, hidden: int, out_channels: int, boundary: str, *, beyond: Beyond) -> nn.Sequential:
-    beyond = "circular" if boundary == "periodic" else beyond
-    return nn.Sequential(
-        _PlainConv(in_channels, hidden, beyond),
-        _activation(boundary),
-        _PlainConv(hidden, out_channels, beyond),
-    )
-
-
-class _Convolution(nn.Sequential):
-    """Separable convolution, batch norm, filtered activation at `rate` times the resolution."""
-
-    def __init__(self, in_channels: int, out_channels: int, boundary: str, *, rate: float = 1) -> None:
-        super().__init__(
-            SeparableConv(in_channels, out_channels, boundary=boundary),
-            _BatchNorm(out_channels),
-            _activation(boundary, rate),
-        )
-
-
-class _Residual(nn.Module):
-    """Two separable convolutions around an activation, added to the input."""
-
-    def __init__(self, channels: int, boundary: str) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            SeparableConv(channels, channels, boundary=boundary),
-            _BatchNorm(channels),
-            _activation(boundary),
-            SeparableConv(channels, channels, boundary=boundary),
-            _BatchNorm(channels),
-        )
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        return x + self.branch(x)

@@ -1,0 +1,129 @@
+"""The convolutional neural operator, a baseline, whose U-shape UKNO shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from kinn.models.checks import check_divisible, check_fields
+from kinn.models.parts import Convolution, PlainConv, Residual, plain_pair
+from kinn.models.registry import register_model
+from kinn.nn import FilteredActivation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["CNO"]
+
+_HIDDEN = 64  # channels between the two convolutions of lift and project
+
+
+@register_model
+class CNO(nn.Module):
+    """Convolutional neural operator (Raonic et al., 2023).
+
+    Level 0 has `width / 2` channels at full resolution, level `i` has `2^(i-1) width` at `1 / 2^i` of it::
+
+        lift                                                 two 3x3 convolutions
+        down, levels 0 .. L-1:  x -> residual blocks -> convolution -> skip;  x -> convolution to half the resolution
+        neck, level L:          residual blocks -> convolution
+        up, levels L-1 .. 0:    convolution, convolution to twice the resolution; join skip
+        project                                              two 3x3 convolutions
+
+    Every convolution but those of lift and project is followed by batch norm, and by a shifted leaky ReLU that acts on
+    the band-limited function (:class:`kinn.nn.FilteredActivation`, our own filters). `CNO(1, 1)` has 2,951,249
+    parameters, as its authors' code with the settings of their Poisson benchmark. The count includes a last
+    convolution of the way up that their code declares and never applies: it is here, frozen.
+
+    Args:
+        in_channels: channels of the input field.
+        out_channels: channels of the output field.
+        width: channels at half the resolution (the channel multiplier); even.
+        levels: number of halvings `L`.
+        skip_blocks: residual blocks per skip connection.
+        neck_blocks: residual blocks at the coarsest level.
+
+    Raises:
+        ValueError: odd width, no level; on call, an input that is not `(b, in_channels, h, w)` with `h` and `w`
+            divisible by `2^L`.
+
+    >>> sum(p.numel() for p in CNO(1, 1).parameters())
+    2951249
+    >>> CNO(1, 1, width=4, levels=2)(torch.rand(1, 1, 16, 24)).shape
+    torch.Size([1, 1, 16, 24])
+    """
+
+    arguments: dict[str, Any]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 32,
+        levels: int = 3,
+        skip_blocks: int = 4,
+        neck_blocks: int = 6,
+    ) -> None:
+        super().__init__()
+        if width < 2 or width % 2:
+            raise ValueError(f"CNO: width must be even and at least 2, got {width}")
+        if levels < 1:
+            raise ValueError(f"CNO: levels must be at least 1, got {levels}")
+        self.in_channels = in_channels
+        self.levels = levels
+        channels = [width // 2, *(width * 2**level for level in range(levels))]
+        neck = channels[-1]
+        # The way up starts from the neck alone; every later level also gets its skip, of as many channels.
+        upper = [*(2 * c for c in channels[1:-1]), neck]
+        self.lift = plain_pair(in_channels, _HIDDEN, channels[0], _Shifted(_HIDDEN), beyond="zeros")
+        self.down = nn.ModuleList(_convolution(channels[i], channels[i + 1], 0.5) for i in range(levels))
+        self.skips = nn.ModuleList(
+            nn.Sequential(*_residuals(channels[i], skip_blocks), _convolution(channels[i], channels[i]))
+            for i in range(levels)
+        )
+        self.neck = nn.Sequential(*_residuals(neck, neck_blocks), _convolution(neck, neck))
+        self.mix = nn.ModuleList(_convolution(c, c) for c in upper)
+        self.up = nn.ModuleList(_convolution(upper[i], channels[i], 2) for i in range(levels))
+        self.unused = _convolution(2 * channels[0], 2 * channels[0]).requires_grad_(False)
+        self.project = plain_pair(2 * channels[0], _HIDDEN, out_channels, _Shifted(_HIDDEN), beyond="replicate")
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`."""
+        check_fields(x, self.in_channels)
+        check_divisible(x, 2**self.levels, "CNO")
+        x = self.lift(x.movedim(1, -1))
+        skips = []
+        for down, skip in zip(self.down, self.skips):
+            skips.append(skip(x))
+            x = down(x)
+        x = self.neck(x)
+        for level in reversed(range(self.levels)):
+            x = self.up[level](self.mix[level](x))
+            x = torch.cat((x, skips[level]), dim=-1)
+        return self.project(x).movedim(-1, 1)
+
+
+class _Shifted(nn.Sequential):
+    """Filtered leaky ReLU of a field with a learned offset per channel."""
+
+    def __init__(self, channels: int, rate: float = 1) -> None:
+        super().__init__(FilteredActivation(nn.LeakyReLU(), rate=rate))
+        self.offset = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, input: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        return super().forward(input + self.offset)
+
+
+def _conv(in_channels: int, out_channels: int) -> PlainConv:
+    return PlainConv(in_channels, out_channels, "zeros")
+
+
+def _convolution(in_channels: int, out_channels: int, rate: float = 1) -> Convolution:
+    return Convolution(_conv(in_channels, out_channels), out_channels, _Shifted(out_channels, rate))
+
+
+def _residuals(channels: int, count: int) -> list[Residual]:
+    return [Residual(channels, _conv, _Shifted(channels)) for _ in range(count)]

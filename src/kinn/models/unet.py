@@ -1,0 +1,81 @@
+"""The U-Net baseline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from kinn.models.checks import check_divisible, check_fields
+from kinn.models.registry import register_model
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["UNet"]
+
+
+@register_model
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al., 2015) in the size of PDEBench's baseline (Takamoto et al., 2022).
+
+    Each level has two 3x3 convolutions without bias, each followed by batch norm and tanh; max pooling halves the
+    resolution and doubles the channels, transposed 2x2 convolutions go back, and skips are concatenated. `UNet(1, 1)`
+    has the published 7,762,465 parameters, `UNet(10, 1)` 7,765,057.
+
+    Args:
+        in_channels: channels of the input field; time frames are channels.
+        out_channels: channels of the output field.
+        width: channels at full resolution.
+        levels: number of halvings.
+
+    Raises:
+        ValueError: no level, or a width below 1; on call, an input that is not `(b, in_channels, h, w)` with `h` and
+            `w` divisible by `2^levels`.
+
+    >>> sum(p.numel() for p in UNet(1, 1).parameters())
+    7762465
+    >>> UNet(1, 2, width=4, levels=2)(torch.rand(1, 1, 16, 24)).shape
+    torch.Size([1, 2, 16, 24])
+    """
+
+    arguments: dict[str, Any]
+
+    def __init__(self, in_channels: int, out_channels: int, *, width: int = 32, levels: int = 4) -> None:
+        super().__init__()
+        if width < 1 or levels < 1:
+            raise ValueError(f"UNet: width and levels must be at least 1, got {width} and {levels}")
+        self.in_channels = in_channels
+        self.levels = levels
+        channels = [width * 2**level for level in range(levels + 1)]
+        self.down = nn.ModuleList(_pair(i, o) for i, o in zip([in_channels, *channels], channels[:-1]))
+        self.neck = _pair(channels[-2], channels[-1])
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in channels[:-1])
+        self.up = nn.ModuleList(_pair(2 * c, c) for c in channels[:-1])
+        self.project = nn.Conv2d(width, out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`."""
+        check_fields(x, self.in_channels)
+        check_divisible(x, 2**self.levels, "UNet")
+        skips = []
+        for down in self.down:
+            x = down(x)
+            skips.append(x)
+            x = nn.functional.max_pool2d(x, 2)
+        x = self.neck(x)
+        for level in reversed(range(self.levels)):
+            x = self.up[level](torch.cat((self.grow[level](x), skips[level]), dim=1))
+        return self.project(x)
+
+
+def _pair(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.Tanh(),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.Tanh(),
+    )

@@ -1,0 +1,52 @@
+"""What is particular to the U-Net."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kinn.models import UNet
+
+
+def test_model_is_the_written_composition() -> None:
+    torch.manual_seed(0)
+    model = UNet(2, 3, width=4, levels=2).double().eval()
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_()
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    state = model.state_dict()
+
+    def pair(x: torch.Tensor, prefix: str) -> torch.Tensor:
+        for conv, norm in ((0, 1), (3, 4)):
+            x = F.conv2d(x, state[f"{prefix}.{conv}.weight"], padding=1)
+            mean, var, weight, bias = (
+                state[f"{prefix}.{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+            )
+            x = torch.tanh(F.batch_norm(x, mean, var, weight, bias))
+        return x
+
+    def grow(x: torch.Tensor, level: int) -> torch.Tensor:
+        return F.conv_transpose2d(x, state[f"grow.{level}.weight"], state[f"grow.{level}.bias"], stride=2)
+
+    x = torch.randn(2, 2, 8, 12, dtype=torch.float64)
+    fine = pair(x, "down.0")
+    coarse = pair(F.max_pool2d(fine, 2), "down.1")
+    y = pair(F.max_pool2d(coarse, 2), "neck")
+    y = pair(torch.cat((grow(y, 1), coarse), 1), "up.1")
+    y = pair(torch.cat((grow(y, 0), fine), 1), "up.0")
+    expected = F.conv2d(y, state["project.weight"], state["project.bias"])
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
+
+
+def test_grid_that_cannot_be_halved_often_enough() -> None:
+    with pytest.raises(ValueError, match="UNet: grid sizes must be divisible by 16, got 32 x 24"):
+        UNet(1, 1, width=2)(torch.zeros(1, 1, 32, 24))
+
+
+def test_wrong_arguments() -> None:
+    for options, got in (({"width": 0}, "0 and 4"), ({"levels": 0}, "32 and 0")):
+        with pytest.raises(ValueError, match=f"UNet: width and levels must be at least 1, got {got}"):
+            UNet(1, 1, **options)

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from kinn.report import load_records
-from kinn.report.curves import curve_pictures, power_spectrum
+from kinn.report.sections import sections_of
+from kinn.report.spectra import power_spectrum
 from kinn.report.style import LIGHT, series, spread_apart
 
 
 def pictures(records):
-    (experiment,) = load_records(records)
-    return {p.name.rsplit("-", 1)[1]: p for p in curve_pictures(experiment)}
+    """Of curves, by the end of their names."""
+    (section,) = sections_of(load_records(records))
+    return {p.name.rsplit("-", 1)[1]: p for p in section.pictures() if p.kind == "svg"}
 
 
 def data_lines(axes):
@@ -63,7 +65,7 @@ def test_every_seed_has_its_line(records):
 def test_styles_differ_by_more_than_colour(records):
     runs = [{**records[1], "variant": f"UKNO K={k}"} for k in (1, 2, 3)] + [records[0]]
     (experiment,) = load_records(runs)
-    styles = series(experiment, LIGHT).values()
+    styles = series(experiment.variants, LIGHT).values()
     for what in ("color", "dashes", "marker"):
         assert len({getattr(style, what) for style in styles}) == 4
 
@@ -74,6 +76,15 @@ def test_costs_from_three_variants_on(records):
     axes = picture.draw(LIGHT).axes
     assert [a.get_xlabel() for a in axes] == ["parameters", "training time in seconds"]
     assert {text.get_text() for text in axes[0].texts} == {"UKNO K=0", "UKNO K=2", "UKNO K=4"}
+
+
+def test_ticks_of_costs_are_where_they_say(records):
+    third = {**records[1], "variant": "UKNO K=4", "time": {"train_seconds": 53.0}}
+    records[0]["time"]["train_seconds"], records[1]["time"]["train_seconds"] = 46.0, 48.5
+    axes = pictures([*records[:2], third])["costs"].draw(LIGHT).axes[1]
+    ticks = axes.get_xticks()
+    shown = [axes.xaxis.get_major_formatter()(tick) for tick in ticks]
+    assert [float(text) for text in shown] == pytest.approx(ticks)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 24)])

@@ -5,7 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from kinn.report import load_records
-from kinn.report.fields import draw_rollout, draw_sample, field_pictures, field_scale, samples
+from kinn.report.fields import draw_rollout, draw_sample, field_pictures
+from kinn.report.shots import field_scale, samples
 from kinn.report.style import LIGHT
 
 
@@ -49,6 +50,44 @@ def test_a_rollout_shares_its_scales_over_all_steps(records):
     assert len(shown["RdBu_r"]) == 4 * 3
     assert len(shown["PuOr"]) == 4 * 2
     assert all(len({image.get_clim() for image in group}) == 1 for group in shown.values())
+
+
+def panels(figure: Figure) -> list:
+    """Boxes of the panels that hold an image."""
+    return [axes.get_position() for axes in figure.axes if axes.images]
+
+
+def apart(boxes: list) -> bool:
+    return not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_few_steps_stand_beside_their_errors_and_the_last_input(tables):
+    (rollout,) = load_records(tables("ns-rollout")[:2])
+    moments = sorted(samples(rollout)["test sample 3"].items())
+    figure = draw_rollout(moments, LIGHT)
+    shown = images(figure)
+    assert [len(shown[name]) for name in ("RdBu_r", "PuOr")] == [1 + 3 * 3, 3 * 2]
+    assert len({image.get_clim() for image in shown["RdBu_r"]}) == 1
+    for prediction, error in zip(shown["RdBu_r"][-2:], shown["PuOr"][-2:]):
+        left, right = (image.axes.get_position() for image in (prediction, error))
+        assert right.x0 > left.x1
+        assert right.y0 == pytest.approx(left.y0)
+    assert apart(panels(figure))
+    assert "at the right" in field_pictures(rollout)[0].caption
+
+
+def test_many_variants_take_several_bands_on_one_scale(tables):
+    (orders,) = load_records(tables("poisson-order"))
+    figure = draw_sample(samples(orders)["test sample 0"][None], LIGHT)
+    shown = images(figure)
+    predictions = shown["RdBu_r"][2:]
+    assert len(predictions) == len(shown["PuOr"]) == 6
+    assert len({image.get_clim() for image in shown["RdBu_r"][1:]}) == 1
+    assert len({image.get_clim() for image in shown["PuOr"]}) == 1
+    assert len({image.axes.get_position().y0 for image in predictions}) == 2
+    boxes = panels(figure)
+    assert apart(boxes)
+    assert min(box.width for box in boxes) * figure.get_size_inches()[0] > 1  # inches: wide enough to read
 
 
 def test_panels_lie_within_the_figure_and_keep_the_shape_of_the_grid(records):

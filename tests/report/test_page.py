@@ -41,6 +41,10 @@ class Reader(HTMLParser):
         self.text += data
 
 
+def without_pictures(records):
+    return [{**record, "curves": {}, "fields": []} for record in records]
+
+
 @pytest.fixture(scope="module")
 def page(demo, tmp_path_factory):
     return Reader(write_report(demo, tmp_path_factory.mktemp("report")).read_text(encoding="utf-8"))
@@ -105,24 +109,47 @@ def test_records_without_curves_and_fields_still_make_a_page(records, tmp_path):
 
 
 def test_a_part_of_the_runs_is_enough(records, save):
-    folder = save(records[1:3])
+    folder = save(without_pictures(records[1:3]))
     page = Reader(write_report(folder, folder).read_text(encoding="utf-8"))
     assert "No baseline was trained." in page.text
     assert "No Kirchhoff variant was trained." in page.text
 
 
+def test_overview_comes_before_its_experiments(tables, tmp_path):
+    text = write_report(without_pictures(tables("ns-rollout")), tmp_path).read_text(encoding="utf-8")
+    anchors = re.findall(r'<section id="([^"]+)"', text)
+    assert anchors[:4] == ["ns-rollout-demo-overview", *(f"ns-rollout-unroll-{n}-demo" for n in (3, 5, 10))]
+    assert re.findall(r'href="#([^"]+)"', text) == anchors[:4]
+    assert "ours was better in 2 of 3" in Reader(text).text
+
+
+def test_ratios_resolutions_and_notes_are_on_the_page(tables, tmp_path):
+    page = Reader(write_report(without_pictures(tables("darcy")), tmp_path).read_text(encoding="utf-8"))
+    for text in ("(paper: 4.5× lower)", "32 (training)", "snapshots of a transient", "128 vs 32"):
+        assert text in page.text
+    costs, resolutions = page.images
+    assert "parameters" in costs["alt"]
+    assert "resolution" in resolutions["alt"]
+
+
 def test_export_writes_figures_and_tables(records, tmp_path):
     paths = export(records[:2], tmp_path / "paper")
     assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "paper").iterdir())
-    assert {path.name for path in paths} == {
-        "demo-poisson.md",
-        "demo-poisson.tex",
-        "demo-poisson-metrics.tex",
-        "demo-poisson-fields-1.png",
-        "demo-poisson-fields-2.png",
-        "demo-poisson-losses.svg",
-        "demo-poisson-spectrum.svg",
-    }
+    figures = ("fields-1", "fields-2", "losses", "spectrum")
+    names = {f"demo-poisson-{figure}.{kind}" for figure in figures for kind in ("svg", "pdf", "png")}
+    names |= {f"demo-poisson{part}.{kind}" for part in ("", "-metrics") for kind in ("md", "tex")}
+    assert {path.name for path in paths} == names
+    starts = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}
+    for path in paths:
+        assert path.read_bytes().startswith(starts.get(path.suffix[1:], b""))
+
+
+def test_export_writes_overviews_and_resolutions_the_same_each_time(tables, tmp_path):
+    records = without_pictures([*tables("ns-rollout"), *tables("darcy")])
+    first, second = ({p.name: p.read_bytes() for p in export(records, tmp_path / name)} for name in "ab")
+    assert first == second
+    assert {"ns-rollout-demo-overview.tex", "darcy-demo-resolutions.md", "darcy-demo-resolutions.pdf"} <= first.keys()
+    assert rb"\toprule" in first["darcy-demo-resolutions.tex"]
 
 
 def test_failure_leaves_the_old_page_and_no_litter(records, tmp_path, monkeypatch):
@@ -134,7 +161,7 @@ def test_failure_leaves_the_old_page_and_no_litter(records, tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        write_report(records[:1], path)
+        write_report(without_pictures(records[:1]), path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

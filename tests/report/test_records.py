@@ -42,6 +42,40 @@ def test_variants_stand_in_natural_order(records):
     assert [v.name for v in experiment.variants] == ["UKNO K=0", "UKNO K=1", "UKNO K=2", "UKNO K=10"]
 
 
+def test_experiments_stand_in_natural_order_under_their_labels(tables):
+    experiments = load_records(tables("ns-rollout")[::-1])
+    assert [(e.name, e.label) for e in experiments] == [
+        ("unroll-3", "3 steps"),
+        ("unroll-5", "5 steps"),
+        ("unroll-10", "10 steps"),
+    ]
+    for record in (plain := tables("ns-rollout")):
+        del record["experiment_label"]
+    assert [e.label for e in load_records(plain)] == ["unroll-3", "unroll-5", "unroll-10"]
+
+
+def test_optional_keys_are_read(tables):
+    (darcy,) = load_records(tables("darcy"))
+    ukno = darcy.variants[2]
+    places = ukno.at_resolutions("nrmse")
+    assert list(places) == [32, 64, 128]
+    assert places[64].mean == pytest.approx(1.3 * 1.02 * 0.0153 * 1.03)  # seeds at 1 and 1.06 times
+    assert places[64].count == 2
+    assert darcy.resolution == 32
+    assert [v.published_ratio("nrmse") for v in darcy.variants] == [6.4, 4.5, None]
+    assert darcy.notes == ("Ours are steady solutions; the public file’s are snapshots of a transient.",)
+    (orders,) = load_records(tables("poisson-order"))
+    assert [v.factor for v in orders.variants] == [None, *(("order", float(k)) for k in range(5))]
+    assert orders.splits == ("test", "out_of_distribution")
+
+
+def test_null_stands_for_absent(records):
+    names = ("factor", "transfer", "notes", "paper_ratio", "experiment_label")
+    (experiment,) = load_records({**records[0], **dict.fromkeys(names)})
+    (variant,) = experiment.variants
+    assert (variant.factor, variant.at_resolutions("nrmse"), experiment.notes) == (None, {}, ())
+
+
 def test_newer_of_two_records_of_one_run_counts(records):
     newer = {**records[0], "date": "2027-01-01T00:00:00Z", "best_epoch": 3}
     for order in ([records[0], newer], [newer, records[0]]):
@@ -64,6 +98,13 @@ def test_newer_of_two_records_of_one_run_counts(records):
         ({"curves": {"epoch": [1, 2], "train_loss": [0.1]}}, "train_loss has 1 values for 2"),
         ({"curves": {"train_loss": "falling"}}, "train_loss"),
         ({"time": {"train_seconds": "long"}}, "train_seconds"),
+        ({"factor": {"name": "order"}}, "factor to hold a name and a number"),
+        ({"factor": {"value": 2}}, "factor to hold a name and a number"),
+        ({"paper_ratio": {"nrmse": "4.5x"}}, r"paper_ratio\.nrmse"),
+        ({"notes": [1]}, "notes to be a list of texts"),
+        ({"transfer": [{"metrics": {}}]}, "resolution of at least 1"),
+        ({"transfer": [{"resolution": 64}]}, "transfer at resolution 64 to map names to numbers"),
+        ({"transfer": [{"resolution": 64, "dt_scale": "half", "metrics": {}}]}, "dt_scale at resolution 64"),
         ({"fields": [{"label": "a", "truth": [[1.0]]}]}, "truth and prediction"),
         ({"fields": [{"label": "a", "truth": [[1.0]], "prediction": [[1.0, 2.0]]}]}, "differ in shape"),
         ({"fields": [{"label": "a", "truth": [[1], [1, 2]], "prediction": [[1]]}]}, "rectangular 2-D"),
@@ -97,3 +138,6 @@ def test_records_that_contradict_each_other(records):
         load_records([records[0], {**records[1], "primary_metric": "rmse"}])
     with pytest.raises(ValueError, match="disagree on parameters"):
         load_records([records[0], {**records[0], "seed": 1, "parameters": 5}])
+    first, second = ({**records[0], "seed": k, "factor": {"name": "order", "value": k}} for k in (0, 1))
+    with pytest.raises(ValueError, match="disagree on factor"):
+        load_records([first, second])

@@ -102,6 +102,39 @@ def test_paper_and_further_splits_have_columns(records):
     assert column(table, "Relative L2, out of distribution").cells == ("–", "0.0700")
 
 
+def test_ratios_of_the_paper_stand_beside_ours(tables):
+    records = tables("darcy")
+    table = table_of(records)
+    assert column(table, "UKNO against it").cells == (
+        "4.26× lower (paper: 6.4× lower)",
+        "3.08× lower (paper: 4.5× lower)",
+        "–",
+    )
+    header = "Max error, UKNO against it"
+    assert column(table, header).cells[0] == "4.26× lower (paper: 3× lower)"
+    assert header in [c.header for c in table.further()["Further metrics"].columns]
+    for record in records:
+        if record["role"] == "ours":
+            record["metrics"]["test"]["nrmse"] *= 10
+    assert column(table_of(records), "UKNO against it").cells[0] == "2.35× higher (paper: 6.4× lower)"
+
+
+def test_figures_of_the_paper_for_another_test_set_stand_beside_that(tables):
+    table = table_of(tables("poisson-order"))
+    headers = [c.header for c in table.main().columns]
+    assert "Paper" not in headers
+    place = headers.index("Relative L2, out of distribution")
+    assert headers[place + 1] == "Out of distribution, paper"
+    assert table.main().columns[place + 1].cells == ("–", "–", "0.00307", "0.00292", "0.0039", "0.00268")
+    assert table.main().columns[place].best == {5}
+
+
+def test_notes_of_the_recipe_follow_the_verdict(tables):
+    notes = table_of(tables("darcy")).notes
+    assert notes[0].startswith("Ours was better")
+    assert notes[-1].startswith("Ours are steady solutions")
+
+
 def test_normalised_metrics_stand_apart_and_are_not_repeated(records):
     for record, scale in zip(records[:2], (1.0, 2.0)):
         test = record["metrics"]["test"]
@@ -139,6 +172,15 @@ def test_console_shows_every_metric_only_where_there_is_room(records):
     assert "nRMSE" not in narrow
     assert "Further metrics" in narrow
     assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_console_cuts_no_word_and_shows_the_overview(tables):
+    stream = io.StringIO()
+    print_table([*tables("darcy"), *tables("ns-rollout"), *tables("poisson-order")], Console(file=stream, width=80))
+    text = stream.getvalue()
+    for words in ("0.0685 ± 0.0028", "7,762,465", "distribution", "Parameters", "10 steps", "better in 2 of 3"):
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_hostile_names_stay_text_everywhere(records):

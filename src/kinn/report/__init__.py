@@ -1,6 +1,7 @@
 """Tables, figures and the HTML page, drawn from saved result records alone."""
 
-from kinn.report.page import export, write_report
+from kinn.report.page import write_report
+from kinn.report.paper import export
 from kinn.report.records import load_records
 from kinn.report.tables import print_table
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from kinn.report.records import Experiment, Measure, Variant, measure
 from kinn.report.verdict import verdict
-from kinn.report.wording import NORMALIZED, metric_name, number_format
+from kinn.report.wording import NORMALIZED, metric_name, number_format, split_name
 
 NOTHING = "–"
 DIVERGED = "diverged"
 
-MAIN, METRICS, NORMALISED = "", "Further metrics", "Metrics in normalised units"
-"""Parts of a table: what decides, and what would make it too wide."""
+MAIN, ASIDE = "", "aside"
+METRICS, NORMALISED = "Further metrics", "Metrics in normalised units"
+"""Parts of a table: what decides, what a narrow console leaves out of that, and what stands in tables of its own."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Table:
 
     def main(self) -> Table:
         """The columns that decide: primary metric, ratio, parameters, time."""
-        return replace(self, columns=tuple(column for column in self.columns if column.part == MAIN))
+        return replace(self, columns=tuple(column for column in self.columns if column.part in (MAIN, ASIDE)))
 
     def further(self) -> dict[str, Table]:
         """The other metrics as narrower tables by heading, each row under its model's name."""
@@ -67,37 +68,40 @@ def comparison_table(experiment: Experiment) -> Table:
     variants, primary = experiment.variants, experiment.primary_metric
     columns = [
         Column("Model", tuple(v.name for v in variants), numeric=False),
-        Column("Role", tuple(v.role for v in variants), numeric=False),
+        Column("Role", tuple(v.role for v in variants), numeric=False, part=ASIDE),
     ]
     counts = [len(v.records) for v in variants]
     if max(counts) > 1:
         columns.append(Column("Seeds", tuple(map(str, counts))))
-    columns.append(_measures(metric_name(primary), [v.metric(primary) for v in variants], lower_is_better=True))
+    columns.append(measures(metric_name(primary), [v.metric(primary) for v in variants], lower_is_better=True))
     columns.extend(_paper(variants, primary, MAIN))
     columns.extend(_ratio(experiment))
-    for split in _splits(variants):
-        header = f"{metric_name(primary)}, {split.replace('_', ' ')}"
-        columns.append(_measures(header, [v.metric(primary, split) for v in variants], METRICS))
+    columns.extend(_against(experiment, primary, ASIDE))
+    for split in experiment.splits[1:]:
+        header = f"{metric_name(primary)}, {split_name(split)}"
+        columns.append(measures(header, [v.metric(primary, split) for v in variants], lower_is_better=True))
+        columns.extend(_paper(variants, primary, ASIDE, split))
     for name in experiment.other_metrics:
         part = NORMALISED if name.endswith(NORMALIZED) else METRICS
-        columns.append(_measures(metric_name(name), [v.metric(name) for v in variants], part))
+        columns.append(measures(metric_name(name), [v.metric(name) for v in variants], part))
         columns.extend(_paper(variants, name, part))
+        columns.extend(_against(experiment, name, part))
     if any(v.parameters is not None for v in variants):
         cells = (NOTHING if v.parameters is None else f"{v.parameters:,}" for v in variants)
         columns.append(Column("Parameters", tuple(cells)))
     columns.extend(_seconds(variants))
     columns.extend(_memory(variants))
-    return Table(
-        experiment.title, experiment.slug, tuple(v.role for v in variants), tuple(columns), verdict(experiment)
-    )
+    notes = (*verdict(experiment), *experiment.notes)
+    return Table(experiment.title, experiment.slug, tuple(v.role for v in variants), tuple(columns), notes)
 
 
-def _measures(
-    header: str, measures: list[Measure | None], part: str = MAIN, *, lower_is_better: bool = False
+def measures(
+    header: str, values: Sequence[Measure | None], part: str = MAIN, *, lower_is_better: bool = False
 ) -> Column:
-    show = number_format([m.mean for m in measures if m is not None])
+    """One number per row, mean and spread over seeds, in one notation; the lowest is best if lower is better."""
+    show = number_format([m.mean for m in values if m is not None])
     cells = []
-    for m in measures:
+    for m in values:
         if m is None:
             cells.append(NOTHING)
         elif not m.finite:
@@ -106,19 +110,46 @@ def _measures(
             cells.append(show(m.mean) if m.spread is None else f"{show(m.mean)} ± {show(m.spread)}")
     best: frozenset[int] = frozenset()
     if lower_is_better:
-        means = {i: show(m.mean) for i, m in enumerate(measures) if m is not None and m.finite}
+        means = {i: show(m.mean) for i, m in enumerate(values) if m is not None and m.finite}
         lowest = min(means.values(), key=float, default=None)
         best = frozenset(i for i, mean in means.items() if mean == lowest)
     return Column(header, tuple(cells), part=part, best=best)
 
 
-def _paper(variants: Sequence[Variant], metric: str, part: str) -> list[Column]:
-    figures = [next((r.paper[metric] for r in v.records if r.paper.get(metric) is not None), None) for v in variants]
+def _paper(variants: Sequence[Variant], metric: str, part: str, split: str = "test") -> list[Column]:
+    where = "" if split == "test" else f"{split_name(split)}, "
+    header = f"{where}paper".capitalize() if part in (MAIN, ASIDE) else f"{metric_name(metric)}, paper"
+    return published([v.published(metric, split) for v in variants], header, part)
+
+
+def published(figures: Sequence[float | None], header: str, part: str = MAIN) -> list[Column]:
+    """The paper's figures as a column, or none where it has none."""
     if all(figure is None for figure in figures):
         return []
-    cells = tuple(NOTHING if figure is None else f"{figure:.4g}" for figure in figures)
-    header = "Paper" if part == MAIN else f"{metric_name(metric)}, paper"
-    return [Column(header, cells, part=part)]
+    return [Column(header, tuple(NOTHING if figure is None else f"{figure:.4g}" for figure in figures), part=part)]
+
+
+def _against(experiment: Experiment, metric: str, part: str) -> list[Column]:
+    """How much lower our best variant is than each baseline, the paper's ratio beside it."""
+    ours = experiment.best("ours")
+    ratios = [v.published_ratio(metric) for v in experiment.variants]
+    mine = ours.metric(metric) if ours else None
+    if ours is None or all(ratio is None for ratio in ratios):
+        return []
+    cells = []
+    for variant, ratio in zip(experiment.variants, ratios):
+        theirs = variant.metric(metric) if variant.role == "baseline" else None
+        found = _factor(mine, theirs)
+        cells.append(f"{found} (paper: {ratio:g}× lower)" if ratio is not None else found)
+    header = f"{ours.name} against it" if part == ASIDE else f"{metric_name(metric)}, {ours.name} against it"
+    return [Column(header, tuple(cells), part=part)]
+
+
+def _factor(mine: Measure | None, theirs: Measure | None) -> str:
+    if mine is None or theirs is None or not (mine.finite and theirs.finite and mine.mean > 0 and theirs.mean > 0):
+        return NOTHING
+    ratio = theirs.mean / mine.mean
+    return f"{ratio:.2f}× lower" if ratio >= 1 else f"{1 / ratio:.2f}× higher"
 
 
 def _ratio(experiment: Experiment) -> list[Column]:
@@ -149,8 +180,3 @@ def _memory(variants: Sequence[Variant]) -> list[Column]:
         return []
     cells = tuple(NOTHING if peak is None else f"{peak.mean / 2**20:,.0f}" for peak in peaks)
     return [Column("Peak memory (MiB)", cells, part=METRICS)]
-
-
-def _splits(variants: Sequence[Variant]) -> list[str]:
-    splits = dict.fromkeys(split for v in variants for r in v.records for split in r.metrics)
-    return [split for split in splits if split not in ("test", "validation")]

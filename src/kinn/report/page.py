@@ -1,4 +1,4 @@
-"""The report: one HTML page that holds everything, and the same figures and tables as files for a paper."""
+"""The report: one HTML page that holds everything."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import json
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kinn._version import __version__
-from kinn.files import write_bytes, write_text
-from kinn.report.comparison import comparison_table
+from kinn.files import write_text
+from kinn.report.overview import Overview
 from kinn.report.records import Experiment, Source, load_records
-from kinn.report.tables import to_html, to_latex, to_markdown
+from kinn.report.sections import sections_of
+from kinn.report.tables import to_html
 from kinn.report.wording import METRIC_MEANINGS, NORMALIZED, flatten, join, metric_name, show_value
-
-if TYPE_CHECKING:
-    from kinn.report.style import Picture
 
 
 def write_report(source: Source, output: str | Path) -> Path:
@@ -35,7 +33,7 @@ def write_report(source: Source, output: str | Path) -> Path:
         ImportError: the extra ``report`` is not installed.
         ValueError: from `kinn.report.load_records`.
     """
-    _require_extra()
+    require_extra()
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -48,23 +46,28 @@ def write_report(source: Source, output: str | Path) -> Path:
     metrics = dict.fromkeys(name for e in experiments for name in (e.primary_metric, *e.other_metrics))
     plain = dict.fromkeys(name.removesuffix(NORMALIZED) for name in metrics)
     sections, numbers = [], count(1)
-    for experiment in experiments:
-        table = comparison_table(experiment)
+    for part in sections_of(experiments):
         figures = []
-        for picture in _pictures(experiment):
+        for picture in part.pictures():
             uris = {"light": picture.data_uri(LIGHT), "dark": picture.data_uri(DARK)}
             figures.append({"number": next(numbers), "caption": picture.caption, "alt": picture.alt, **uris})
-        section = {"anchor": table.slug, "title": experiment.title, "what": _what(experiment), "notes": table.notes}
-        section["trained_on"] = _trained_on(experiment)
-        section |= {"figures": figures, "settings": _settings(experiment), "table": Markup(to_html(table.main()))}
-        section["further"] = [(heading, Markup(to_html(part))) for heading, part in table.further().items()]
-        sections.append({**section, "runs": _runs(experiment)})
+        main, *further = ((heading, Markup(to_html(table))) for heading, table in part.tables)
+        section = {
+            "anchor": part.source.slug,
+            "title": part.source.title,
+            "notes": part.table.notes,
+            "figures": figures,
+        }
+        section |= {"table": main[1], "further": further, **_words(part.source)}
+        sections.append(section)
     html = environment.get_template("report.html").render(
         lede=_lede(experiments),
         sections=sections,
         metrics=[(metric_name(name), METRIC_MEANINGS[name]) for name in plain if name in METRIC_MEANINGS],
         has_normalised=len(plain) < len(metrics) or any(name.endswith(NORMALIZED) for name in metrics),
         has_paper=any(record.paper for experiment in experiments for record in experiment.records),
+        has_ratio=any(record.paper_ratio for experiment in experiments for record in experiment.records),
+        has_transfer=any(record.transfer for experiment in experiments for record in experiment.records),
         provenance=[(t, _distinct(experiments, w)) for t, w in (("Machine", "hardware"), ("Versions", "versions"))],
         kinn_version=__version__,
     )
@@ -74,48 +77,11 @@ def write_report(source: Source, output: str | Path) -> Path:
     return path
 
 
-def export(source: Source, folder: str | Path) -> list[Path]:
-    """Write every figure (SVG, PNG) and every table (Markdown, LaTeX) as a file of its own.
-
-    Args:
-        source: a folder or files with result records, or the records themselves.
-        folder: where to write; made if need be.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        ImportError: the extra ``report`` is not installed.
-        ValueError: from `kinn.report.load_records`.
-    """
-    _require_extra()
-    from kinn.report.style import PAPER
-
-    folder = Path(folder)
-    paths = []
-    for experiment in load_records(source):
-        table = comparison_table(experiment)
-        parts = [table.main(), *table.further().values()]
-        files = {f"{table.slug}.md": to_markdown(table).encode()}
-        files |= {f"{part.slug}.tex": to_latex(part).encode() for part in parts}
-        files |= {f"{p.name}.{p.kind}": p.render(PAPER) for p in _pictures(experiment)}
-        for name, content in files.items():
-            write_bytes(folder / name, content)
-            paths.append(folder / name)
-    return paths
-
-
-def _require_extra() -> None:
+def require_extra() -> None:
+    """Say what to install where drawing is not possible."""
     missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
     if missing:
         raise ImportError(f"reports need {' and '.join(missing)}: pip install kinn-torch[report]")
-
-
-def _pictures(experiment: Experiment) -> list[Picture]:
-    from kinn.report.curves import curve_pictures
-    from kinn.report.fields import field_pictures
-
-    return field_pictures(experiment) + curve_pictures(experiment)
 
 
 def _lede(experiments: list[Experiment]) -> str:
@@ -128,6 +94,16 @@ def _lede(experiments: list[Experiment]) -> str:
         f"{_count(len(runs), 'training run')} of {_count(variants, 'model')} in "
         f"{_count(len(experiments), 'experiment')}{f', recipe {recipes}' if recipes else ''}{when}."
     )
+
+
+def _words(source: Experiment | Overview) -> dict[str, Any]:
+    """What a section says beside its tables and figures."""
+    if isinstance(source, Overview):
+        count, recipe = _count(len(source.experiments), "experiment"), source.experiments[0].recipe
+        what = f"{count} of the recipe {recipe} side by side; each follows by itself below."
+        return {"what": what, "trained_on": "", "settings": [], "runs": []}
+    settings = {"settings": _settings(source), "runs": _runs(source)}
+    return {"what": _what(source), "trained_on": _trained_on(source), **settings}
 
 
 def _what(experiment: Experiment) -> str:

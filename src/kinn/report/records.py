@@ -70,6 +70,30 @@ class Variant:
         """Number of trainable parameters."""
         return next((r.parameters for r in self.records if r.parameters is not None), None)
 
+    @property
+    def factor(self) -> tuple[str, float] | None:
+        """Name and value of the number that sets it apart from its siblings, such as ("order", 2.0)."""
+        found = next((r.factor for r in self.records if r.factor), None)
+        return (found["name"], float(found["value"])) if found else None
+
+    def at_resolutions(self, name: str) -> dict[int, Measure]:
+        """A metric over seeds by the resolution it was evaluated at, coarsest first."""
+        found: dict[int, list[float]] = {}
+        for place in (place for record in self.records for place in record.transfer):
+            if name in place["metrics"]:
+                value = place["metrics"][name]
+                found.setdefault(place["resolution"], []).append(math.nan if value is None else value)
+        return {resolution: m for resolution in sorted(found) if (m := measure(found[resolution]))}
+
+    def published(self, metric: str, split: str = "test") -> float | None:
+        """The paper's figure; of another set than test it stands in the record under "<set>.<metric>"."""
+        key = metric if split == "test" else f"{split}.{metric}"
+        return next((r.paper[key] for r in self.records if r.paper.get(key) is not None), None)
+
+    def published_ratio(self, metric: str) -> float | None:
+        """How many times lower the paper's model is than this baseline."""
+        return next((r.paper_ratio[metric] for r in self.records if r.paper_ratio.get(metric) is not None), None)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -79,8 +103,28 @@ class Experiment:
     recipe: str
     budget: str
     title: str
+    label: str
     primary_metric: str
     variants: tuple[Variant, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the recipe wants said of its setting."""
+        return tuple(dict.fromkeys(note for record in self.records for note in record.notes))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The test sets with the primary metric: "test", then others, such as one out of distribution."""
+        found = dict.fromkeys(s for r in self.records for s, m in r.metrics.items() if self.primary_metric in m)
+        return ("test", *(split for split in found if split not in ("test", "validation")))
+
+    @property
+    def resolution(self) -> int | None:
+        """Grid points to a side of the data that all variants were trained on, if the records tell."""
+        sizes = {str(size): size for record in self.records if (size := record.data.get("resolution")) is not None}
+        size = next(iter(sizes.values()), None) if len(sizes) == 1 else None
+        size = size[0] if isinstance(size, list) and size else size
+        return size if isinstance(size, int) else None
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -102,8 +146,7 @@ class Experiment:
     @property
     def slug(self) -> str:
         """A name for files and anchors."""
-        words = re.findall(r"[a-z0-9]+", f"{self.recipe} {self.name} {self.budget}".lower())
-        return "-".join(dict.fromkeys(words)) or "experiment"
+        return slug(self.recipe, self.name, self.budget)
 
     def best(self, role: str) -> Variant | None:
         """The variant of a role with the lowest finite primary metric on test, or None."""
@@ -113,6 +156,15 @@ class Experiment:
             if variant.role == role and score is not None and score.finite:
                 scored.append((score.mean, variant.name, variant))
         return min(scored)[2] if scored else None
+
+
+def slug(*names: str) -> str:
+    """A name for files and anchors, without the words that repeat.
+
+    >>> slug("ns-rollout", "unroll-3", "small")
+    'ns-rollout-unroll-3-small'
+    """
+    return "-".join(dict.fromkeys(re.findall(r"[a-z0-9]+", " ".join(names).lower()))) or "experiment"
 
 
 def load_records(source: Source) -> list[Experiment]:
@@ -189,7 +241,8 @@ def _group(records: list[Record]) -> list[Experiment]:
     for record in newest.values():
         variants = experiments.setdefault((record.recipe, record.experiment, record.budget), {})
         variants.setdefault(record.variant, []).append(record)
-    return [_experiment(*key, variants) for key, variants in sorted(experiments.items())]
+    ordered = sorted(experiments.items(), key=lambda item: [natural_order(part) for part in item[0]])
+    return [_experiment(*key, variants) for key, variants in ordered]
 
 
 def _experiment(recipe: str, name: str, budget: str, groups: dict[str, list[Record]]) -> Experiment:
@@ -198,11 +251,12 @@ def _experiment(recipe: str, name: str, budget: str, groups: dict[str, list[Reco
         raise ValueError(f"the records of {name} disagree on their primary metric: {', '.join(metrics)}")
     variants = []
     for variant, runs in groups.items():
-        for what in ("role", "parameters"):
-            values = {getattr(record, what) for record in runs}
+        for what in ("role", "parameters", "factor"):
+            values = {str(getattr(record, what)) for record in runs} - {"{}"}
             if len(values) > 1:
-                raise ValueError(f"the records of {variant} in {name} disagree on {what}: {sorted(map(str, values))}")
+                raise ValueError(f"the records of {variant} in {name} disagree on {what}: {sorted(values)}")
         variants.append(Variant(variant, runs[0].role, tuple(sorted(runs, key=lambda r: r.seed))))
     variants.sort(key=lambda v: (ROLES.index(v.role), natural_order(v.name)))
     title = next((r.title for runs in groups.values() for r in runs if r.title), name)
-    return Experiment(name, recipe, budget, title, metrics[0], tuple(variants))
+    label = next((r.experiment_label for runs in groups.values() for r in runs if r.experiment_label), name)
+    return Experiment(name, recipe, budget, title, label, metrics[0], tuple(variants))

@@ -28,6 +28,7 @@ class Record:
     metrics: dict[str, dict[str, float | None]]
     recipe: str = ""
     title: str = ""
+    experiment_label: str = ""
     budget: str = ""
     model: str = ""
     command: str = ""
@@ -35,23 +36,33 @@ class Record:
     arguments: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    factor: dict[str, Any] = field(default_factory=dict)
     paper: dict[str, Any] = field(default_factory=dict)
+    paper_ratio: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     time: dict[str, float] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     fields: list[dict[str, Any]] = field(default_factory=list)
+    transfer: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     parameters: int | None = None
     best_epoch: int | None = None
     origin: str = ""
 
 
 REQUIRED = ("experiment", "variant", "role", "seed", "primary_metric", "metrics")
-TEXTS = ("experiment", "variant", "role", "primary_metric", "recipe", "title", "budget", "model", "command", "date")
+TEXTS = (
+    *("experiment", "variant", "role", "primary_metric", "recipe", "title", "experiment_label"),
+    *("budget", "model", "command", "date"),
+)
 WHOLE_NUMBERS = ("seed", "parameters", "best_epoch")
-MAPPINGS = ("metrics", "arguments", "config", "data", "paper", "curves", "time", "memory", "hardware", "versions")
-LISTS = ("fields",)
+MAPPINGS = (
+    *("metrics", "arguments", "config", "data", "factor", "paper", "paper_ratio", "curves"),
+    *("time", "memory", "hardware", "versions"),
+)
+LISTS = ("fields", "transfer", "notes")
 
 
 def parse_record(content: object, origin: str) -> Record:
@@ -93,14 +104,18 @@ def parse_record(content: object, origin: str) -> Record:
     if record.role not in ROLES:
         raise ValueError(f"{origin}: expected role to be one of {', '.join(ROLES)}, got {record.role!r}")
     for split, metrics in record.metrics.items():
-        if not isinstance(metrics, dict) or not all(_number(value) for value in metrics.values()):
-            raise ValueError(f"{origin}: expected metrics.{split} to map names to numbers, got {metrics!r:.60}")
+        _check_metrics(metrics, f"metrics.{split}", origin)
     if record.primary_metric not in record.metrics.get("test", {}):
         raise ValueError(f"{origin}: primary metric {record.primary_metric!r} is not among its test metrics")
-    for what in ("time", "memory", "paper"):
+    for what in ("time", "memory", "paper", "paper_ratio"):
         for name, value in getattr(record, what).items():
             if not _number(value):
                 raise ValueError(f"{origin}: expected {what}.{name} to be a number, got {value!r:.60}")
+    _check_factor(record.factor, origin)
+    for place in record.transfer:
+        _check_transfer(place, origin)
+    if not all(isinstance(note, str) for note in record.notes):
+        raise ValueError(f"{origin}: expected notes to be a list of texts, got {record.notes!r:.60}")
     _check_curves(record.curves, origin)
     for sample in record.fields:
         _check_sample(sample, origin)
@@ -109,6 +124,27 @@ def parse_record(content: object, origin: str) -> Record:
 
 def _number(value: object) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _check_metrics(metrics: object, what: str, origin: str) -> None:
+    if not isinstance(metrics, dict) or not all(_number(value) for value in metrics.values()):
+        raise ValueError(f"{origin}: expected {what} to map names to numbers, got {metrics!r:.60}")
+
+
+def _check_factor(factor: Mapping[str, Any], origin: str) -> None:
+    value = factor.get("value")
+    if factor and (not isinstance(factor.get("name"), str) or value is None or not _number(value)):
+        raise ValueError(f"{origin}: expected factor to hold a name and a number as its value, got {factor!r:.60}")
+
+
+def _check_transfer(place: object, origin: str) -> None:
+    """One resolution that the model was evaluated at."""
+    resolution = place.get("resolution") if isinstance(place, dict) else None
+    if not isinstance(place, dict) or not isinstance(resolution, int) or isinstance(resolution, bool) or resolution < 1:
+        raise ValueError(f"{origin}: expected each of transfer to hold a resolution of at least 1, got {place!r:.60}")
+    if not _number(place.get("dt_scale")):
+        raise ValueError(f"{origin}: expected dt_scale at resolution {resolution} to be a number, got {place!r:.60}")
+    _check_metrics(place.get("metrics"), f"metrics of transfer at resolution {resolution}", origin)
 
 
 def _check_curves(curves: Mapping[str, Any], origin: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kinn.report.records import Experiment
+from kinn.report.records import Variant
 
 WIDTH = 7.2
 """Width of every figure in inches: a text column of a page, so that all are scaled alike."""
@@ -58,24 +58,36 @@ DARK = Theme(
 PAPER = Theme(ink="#000000", faint="#cccccc", baseline=LIGHT.baseline, ours=LIGHT.ours, background="#ffffff")
 
 
+_UNDATED = {"svg": "Date", "png": "Software", "pdf": "CreationDate"}
+"""Kinds of files, and what they would say of when or with what they were written."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure that can be drawn in any theme, with the words that belong to it."""
 
     name: str
-    kind: Literal["svg", "png"]
+    kind: Literal["svg", "png"]  # on the page
     caption: str
     alt: str
     draw: Callable[[Theme], Figure]
 
     def render(self, theme: Theme) -> bytes:
         """Draw it and return the file's bytes: the same for the same records."""
-        buffer = io.BytesIO()
+        return self.files(theme, (self.kind,))[self.kind]
+
+    def files(self, theme: Theme, kinds: Iterable[str] = tuple(_UNDATED)) -> dict[str, bytes]:
+        """Draw it once and return the bytes of several files by their kind."""
+        written = {}
         with mpl.rc_context(_settings(theme)):  # pyright: ignore[reportArgumentType]
             figure = self.draw(theme)
-            metadata = {"Date": None} if self.kind == "svg" else {"Software": None}
-            figure.savefig(buffer, format=self.kind, dpi=220, facecolor=theme.background, metadata=metadata)
-        return buffer.getvalue()
+            for kind in kinds:
+                buffer = io.BytesIO()
+                figure.savefig(
+                    buffer, format=kind, dpi=220, facecolor=theme.background, metadata={_UNDATED[kind]: None}
+                )
+                written[kind] = buffer.getvalue()
+        return written
 
     def data_uri(self, theme: Theme) -> str:
         """The picture as an address that holds it."""
@@ -110,6 +122,7 @@ def _settings(theme: Theme) -> dict[str, Any]:
         "xtick.minor.size": 0,
         "ytick.minor.size": 0,
         "svg.fonttype": "path",
+        "pdf.fonttype": 42,
         "svg.hashsalt": "kinn",
     }
 
@@ -127,10 +140,10 @@ class Series:
         return {"color": self.color, "linestyle": self.dashes}
 
 
-def series(experiment: Experiment, theme: Theme) -> dict[str, Series]:
+def series(variants: Iterable[Variant], theme: Theme) -> dict[str, Series]:
     """Styles by variant: ours in colour from a solid line on, baselines in ink and greys, dashed."""
     styles, counts = {}, {"ours": 0, "baseline": 0}
-    for variant in experiment.variants:
+    for variant in variants:
         colors = theme.ours if variant.role == "ours" else theme.baseline
         dashes, markers, i = DASHES[variant.role], MARKERS[variant.role], counts[variant.role]
         styles[variant.name] = Series(colors[i % len(colors)], dashes[i % len(dashes)], markers[i % len(markers)])
@@ -187,7 +200,9 @@ def label_width(names: Iterable[str]) -> float:
     return 0.5 + 0.068 * max(min(len(name), LABEL) for name in names)
 
 
-def label_ends(axes: Axes, ends: dict[str, float], styles: dict[str, Series], width: float, height: float) -> None:
+def label_ends(
+    axes: Axes, ends: Mapping[str, float], styles: Mapping[str, Series], width: float, height: float
+) -> None:
     """Write each variant's name at the right end of its line, after a sample of the line itself.
 
     Args:

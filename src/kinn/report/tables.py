@@ -1,15 +1,17 @@
-"""The comparison table on a console, in Markdown, LaTeX and HTML: the same cells everywhere."""
+"""Comparison tables on a console, in Markdown, LaTeX and HTML: the same cells everywhere."""
 
 from __future__ import annotations
 
 from html import escape
+from textwrap import fill
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kinn.report.comparison import Column, Table, comparison_table
+from kinn.report.comparison import MAIN, Column, Table
 from kinn.report.records import Source, load_records
+from kinn.report.sections import sections_of
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,9 +35,10 @@ LATEX = {
 
 
 def print_table(source: Source, console: Console | None = None) -> None:
-    """Print one comparison table per experiment, with the verdict in words under it.
+    """Print one comparison table per experiment (and overview of several), with the verdict in words under it.
 
-    All metrics are shown where the console is wide enough, else the primary one, parameters and time.
+    All metrics are shown where the console is wide enough, else the primary one, parameters and time, and in a narrow
+    one neither roles nor the paper's ratios.
 
     Args:
         source: a folder or files with result records, or the records themselves.
@@ -45,12 +48,13 @@ def print_table(source: Source, console: Console | None = None) -> None:
         ValueError: from `kinn.report.load_records`.
     """
     console = console or Console()
-    for experiment in load_records(source):
-        table = comparison_table(experiment)
-        columns = table.columns if _width(table.columns) <= console.width else table.main().columns
+    for section in sections_of(load_records(source)):
+        table = section.table
+        columns = _fitting(table, console.width)
         drawn = RichTable(title=Text(table.title), title_justify="left", title_style="bold", header_style="bold")
         for column in columns:
-            drawn.add_column(Text(column.header), justify="right" if column.numeric else "left", overflow="fold")
+            justify = "right" if column.numeric else "left"
+            drawn.add_column(Text(_header(column)), justify=justify, overflow="fold", no_wrap=True)
         for row in range(len(table.roles)):
             drawn.add_row(*(Text(c.cells[row], style="bold" if row in c.best else "") for c in columns))
         console.print(drawn)
@@ -61,8 +65,19 @@ def print_table(source: Source, console: Console | None = None) -> None:
         console.print()
 
 
+def _fitting(table: Table, width: int) -> tuple[Column, ...]:
+    main = table.main().columns
+    choices = (table.columns, main, tuple(column for column in main if column.part == MAIN))
+    return next((columns for columns in choices if _width(columns) <= width), choices[-1])
+
+
 def _width(columns: tuple[Column, ...]) -> int:
-    return 1 + sum(3 + max(map(len, (column.header, *column.cells))) for column in columns)
+    return 1 + sum(3 + max(map(len, (*_header(column).split("\n"), *column.cells))) for column in columns)
+
+
+def _header(column: Column) -> str:
+    """The header over as many lines as keep the column about as narrow as its cells."""
+    return fill(column.header, max(12, *map(len, column.cells)), break_long_words=False)
 
 
 def to_markdown(table: Table) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from kinn.report.records import Experiment, Variant
-from kinn.report.wording import flatten, metric_name, number_format
+from kinn.report.wording import flatten, gap, metric_name, number_format
 
 
 def verdict(experiment: Experiment) -> tuple[str, ...]:
@@ -56,14 +55,6 @@ def _scored(experiment: Experiment, variant: Variant) -> str:
     return f"{variant.name} ({show(score.mean)}{spread})"
 
 
-def _gap(lower: float, higher: float, *, falls: bool) -> str:
-    if lower > 0 and higher / lower >= 2:
-        return f"{higher / lower:.1f} times {'lower' if falls else 'higher'}"
-    base = higher if falls else lower
-    percent = 100 * (higher - lower) / base if base else math.inf
-    return f"{percent:.{1 if percent < 10 else 0}f} % {'lower' if falls else 'higher'}"
-
-
 def _duel(experiment: Experiment, ours: Variant, baseline: Variant) -> str:
     metric = metric_name(experiment.primary_metric)
     mine, theirs = _mean(experiment, ours)[0], _mean(experiment, baseline)[0]
@@ -72,10 +63,10 @@ def _duel(experiment: Experiment, ours: Variant, baseline: Variant) -> str:
     if mine > theirs:
         return (
             f"Ours was worse: the baseline {_scored(experiment, baseline)} has the lowest {metric}; "
-            f"our best, {_scored(experiment, ours)}, is {_gap(theirs, mine, falls=False)}."
+            f"our best, {_scored(experiment, ours)}, is {gap(theirs, mine, falls=False)}."
         )
     sentence = (
-        f"Ours was better: {_scored(experiment, ours)} has the lowest {metric}, {_gap(mine, theirs, falls=True)} "
+        f"Ours was better: {_scored(experiment, ours)} has the lowest {metric}, {gap(mine, theirs, falls=True)} "
         f"than the best baseline, {_scored(experiment, baseline)}."
     )
     rest = [v for v in experiment.variants if v.role == "ours" and _mean(experiment, v)[1]]

@@ -16,6 +16,9 @@ METRIC_NAMES = {
     "max_error": "Max error",
 }
 
+FACTOR_NAMES = {"order": "order K", "routes": "number of routes"}
+"""What variants differ in, as an axis says it."""
+
 NORMALIZED = "_normalized"
 """Ending of the metrics that are measured in the units that the network sees."""
 
@@ -49,6 +52,15 @@ def metric_name(key: str) -> str:
     return METRIC_NAMES.get(key, key.replace("_", " "))
 
 
+def split_name(key: str) -> str:
+    """A test set's name for readers.
+
+    >>> split_name("out_of_distribution")
+    'out of distribution'
+    """
+    return key.replace("_", " ")
+
+
 def number_format(values: Sequence[float]) -> Callable[[float], str]:
     """One notation for a column, so that its decimals align and its smallest number keeps three digits.
 
@@ -78,6 +90,19 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def gap(lower: float, higher: float, *, falls: bool) -> str:
+    """How far two numbers are apart, seen from the higher one (`falls`) or from the lower.
+
+    >>> gap(1.0, 3.0, falls=True), gap(0.75, 1.0, falls=True), gap(1.0, 1.25, falls=False)
+    ('3.0 times lower', '25 % lower', '25 % higher')
+    """
+    if lower > 0 and higher / lower >= 2:
+        return f"{higher / lower:.1f} times {'lower' if falls else 'higher'}"
+    base = higher if falls else lower
+    percent = 100 * (higher - lower) / base if base else math.inf
+    return f"{percent:.{1 if percent < 10 else 0}f} % {'lower' if falls else 'higher'}"
 
 
 def join(words: Sequence[str]) -> str:

@@ -127,6 +127,14 @@ def test_diverged_at_a_resolution_is_said(tables):
     assert cells(table, "128 vs 32")[0] == "–"
 
 
+def test_not_evaluated_elsewhere_is_said(tables):
+    records = [record for record in tables("darcy") if record["seed"] == 0]
+    records[1]["transfer"] = []
+    (picture,) = transfer_pictures(load_records(records)[0])
+    assert "Not evaluated at other resolutions: FNO." in picture.caption
+    assert "finite" not in picture.caption
+
+
 def test_error_against_order(tables):
     (orders,) = load_records(tables("poisson-order"))
     (picture,) = factor_pictures(orders)

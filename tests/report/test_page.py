@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 import kinn.report.page
+from kinn.cli import main
 from kinn.report import export, write_report
 
 
@@ -150,6 +151,15 @@ def test_export_writes_overviews_and_resolutions_the_same_each_time(tables, tmp_
     assert first == second
     assert {"ns-rollout-demo-overview.tex", "darcy-demo-resolutions.md", "darcy-demo-resolutions.pdf"} <= first.keys()
     assert rb"\toprule" in first["darcy-demo-resolutions.tex"]
+
+
+def test_command_writes_the_page_and_the_files_for_a_paper(records, save, tmp_path, capsys):
+    folder = save(without_pictures(records[:2]))
+    assert main(["report", str(folder), "--paper", str(tmp_path / "paper")]) == 0
+    written = {path.name for path in (tmp_path / "paper").iterdir()}
+    assert written == {f"demo-poisson{part}.{kind}" for part in ("", "-metrics") for kind in ("md", "tex")}
+    assert (folder / "report.html").exists()
+    assert f"4 files in {tmp_path / 'paper'}" in capsys.readouterr().out
 
 
 def test_failure_leaves_the_old_page_and_no_litter(records, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     parser = Parser(
         usage="kinn report FOLDER [options]",
         description="Draw result records as one HTML page: tables, error curves and pictures of fields.",
-        epilog="Example:\n  kinn report runs/demo",
+        epilog="Example:\n  kinn report runs/demo --paper figures",
     )
     commands.add(
         "report",
@@ -57,6 +57,12 @@ def _reproduce_options(parser: Parser) -> None:
 def _report_options(parser: Parser) -> None:
     parser.add_argument("folder", type=str, help="with result records (*.json), at any depth")
     parser.add_argument("--output", type=str | None, default=None, help="HTML file; by default FOLDER/report.html")
+    parser.add_argument(
+        "--paper",
+        type=str | None,
+        default=None,
+        help="folder for every figure (SVG, PDF, PNG) and table (LaTeX, Markdown) as a file of its own",
+    )
 
 
 def _reproduce(options: Namespace) -> int:
@@ -83,8 +89,10 @@ def _reproduce(options: Namespace) -> int:
 
 
 def _report(options: Namespace) -> int:
-    from kinn.report import write_report
+    from kinn.report import export, write_report
 
     folder = Path(options.folder)
     print(f"Report: {write_report(folder, options.output or folder / 'report.html')}")
+    if options.paper is not None:
+        print(f"For a paper: {len(export(folder, options.paper))} files in {options.paper}")
     return 0

@@ -18,6 +18,17 @@ class Record:
     """What one training run left behind: who was trained on what, and how well it did.
 
     The first six attributes are required in the file; whatever else is absent is simply not drawn.
+
+    Args:
+        metrics: by test set, "test" and "validation" and others such as "out_of_distribution", then by name.
+        experiment_label: the experiment in a word or two, where those of a recipe stand side by side.
+        factor: `{"name": "order", "value": 2}`, the number that sets the variants of an experiment apart.
+        paper: the paper's figures by metric; those of another set than test by "<set>.<metric>".
+        paper_ratio: by metric, how many times lower the paper's model is than this baseline.
+        transfer: `{"resolution": 64, "dt_scale": 0.5, "metrics": {...}}` for each grid that it was evaluated on;
+            `dt_scale` is None for models that are not told the grid spacing.
+        notes: what a reader of the tables must know of the setting.
+        origin: where the record came from, for messages.
     """
 
     experiment: str

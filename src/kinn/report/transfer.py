@@ -41,7 +41,10 @@ def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
         caption += f" {join(told)} {'is' if len(told) == 1 else 'are'} told the ratio of the grid spacings."
     if any(m.spread is not None for points in lines.values() for m in points.values()):
         caption += " Bars show the standard deviation over seeds."
-    if absent := [v.name for v in experiment.variants if v.name not in lines]:
+    elsewhere = [v for v in experiment.variants if not v.at_resolutions(experiment.primary_metric)]
+    if elsewhere:
+        caption += f" Not evaluated at other resolutions: {join([v.name for v in elsewhere])}."
+    if absent := [v.name for v in experiment.variants if v.name not in lines and v not in elsewhere]:
         caption += f" Not drawn, for want of a finite result: {join(absent)}."
     alt = f"Line chart of {metric} against resolution. {points_in_words(lines)}."
 

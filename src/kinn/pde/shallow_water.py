@@ -201,7 +201,6 @@ def _net_outflow(flow: Float[Tensor, "3 b nx ny"], axis: int, gravity: float) ->
     cells = padded.narrow(axis, 1, n + 2)
     hl, ul, tl = (cells + half).narrow(axis, 0, n + 1)
     hr, ur, tr = (cells - half).narrow(axis, 1, n + 1)
-    hl, hr = hl.clamp(min=0), hr.clamp(min=0)  # against rounding
 
     # Einfeldt's bounds: the outer waves of either side and of Roe's mean of both
     cl2, cr2 = gravity * hl, gravity * hr

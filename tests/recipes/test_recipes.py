@@ -9,18 +9,19 @@ import pytest
 import torch
 
 from kinn import recipes
-from kinn.data import generate_navier_stokes, generate_poisson
+from kinn.data import generate_navier_stokes, generate_poisson, open_dataset
+from kinn.models import model_names
 from kinn.recipes import runner
-from kinn.recipes.demo import navier_stokes, poisson
-from kinn.recipes.experiment import Experiment, Variant
+from kinn.recipes.experiment import Experiment, Source, Variant
 from kinn.report import load_records
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
 
 POISSON = Experiment(
     name="tiny-poisson",
     title="Tiny Poisson",
-    generate=lambda path, progress: generate_poisson(path, samples=12, resolution=16, max_mode=4, progress=progress),
-    data={"samples": 12, "resolution": 16, "max_mode": 4},
+    source=Source(
+        "tiny-poisson", generate_poisson, {"samples": 12, "resolution": 16, "max_mode": 4, "points": "nodes", "seed": 0}
+    ),
     sizes={"train": 8, "validation": 2, "test": 2},
     variants=(
         Variant("UKNO K=0", "UKNO", "baseline", {"order": 0, "width": 4}),
@@ -35,10 +36,11 @@ POISSON = Experiment(
 FLOW = Experiment(
     name="tiny-flow",
     title="Tiny flow",
-    generate=lambda path, progress: generate_navier_stokes(
-        path, samples=4, resolution=16, solver_resolution=16, final_time=6, progress=progress
+    source=Source(
+        "tiny-flow",
+        generate_navier_stokes,
+        {"samples": 4, "resolution": 16, "solver_resolution": 32, "final_time": 6, "seed": 0},
     ),
-    data={"samples": 4},
     sizes={"train": 2, "validation": 1, "test": 1},
     variants=(Variant("FNO", "FNO", "baseline", {"width": 4, "n_modes": [4, 4]}),),
     loss="relative_l2",
@@ -52,9 +54,16 @@ FLOW = Experiment(
 )
 
 
-def run(experiment, output, seeds=(0,)):
+def run(experiment, output, seeds=(0,), public=()):
     return runner.run_experiment(
-        experiment, recipe="test", budget="demo", seeds=seeds, device="cpu", output=output, progress=False
+        experiment,
+        recipe="test",
+        budget="demo",
+        seeds=seeds,
+        device="cpu",
+        output=output,
+        public=public,
+        progress=False,
     )
 
 
@@ -118,11 +127,96 @@ def test_unknown_recipe_budget_and_no_seed(tmp_path):
         recipes.run("demo", seeds=(), output=tmp_path)
 
 
-@pytest.mark.parametrize("make", [poisson, navier_stokes])
-def test_the_demo_compares_ours_with_a_baseline_of_the_same_training(make):
-    experiment = make()
-    assert {variant.role for variant in experiment.variants} == {"ours", "baseline"}
-    assert sum(experiment.sizes.values()) == experiment.data["samples"]
+EVERY = [(name, budget) for name in recipes.names() for budget in recipes.budgets(name)]
+
+
+@pytest.mark.parametrize(("name", "budget"), EVERY)
+def test_every_recipe_and_budget_fits_together(name, budget):
+    for experiment in recipes.experiments(name, budget):
+        parameters = experiment.source.parameters
+        assert sum(experiment.sizes.values()) == parameters["samples"]
+        assert {"train", "validation", "test"} == set(experiment.sizes)
+        assert {variant.model for variant in experiment.variants if not variant.solve} <= set(model_names())
+        assert len({variant.name for variant in experiment.variants}) == len(experiment.variants)
+        if name != "ukno-layouts":
+            assert {variant.role for variant in experiment.variants} == {"ours", "baseline"}
+        if experiment.resolutions:
+            assert parameters["resolution"] in experiment.resolutions
+        for source in experiment.tests.values():
+            seeds = (source.parameters["seed"], source.parameters["max_mode"])
+            assert seeds != (parameters["seed"], parameters["max_mode"])
+
+
+def test_transfer_evaluates_the_same_functions_on_other_grids_with_the_spacing_between_their_points(tmp_path):
+    experiment = replace(POISSON, resolutions=(16, 32), transfer_samples=3, variants=POISSON.variants[1:])
+    record = json.loads(run(experiment, tmp_path)[0].read_text())
+    coarse, fine = record["transfer"]
+    assert (coarse["resolution"], coarse["dt_scale"]) == (16, 1)
+    assert (fine["resolution"], fine["dt_scale"]) == (32, pytest.approx(15 / 31))  # nodes: the boundary is included
+    assert set(fine["metrics"]) == set(record["metrics"]["test"])
+    assert fine["metrics"] != coarse["metrics"]
+
+
+def test_a_model_that_knows_no_spacing_is_given_none(tmp_path):
+    record = json.loads(run(replace(FLOW, resolutions=(32,), transfer_samples=1), tmp_path)[0].read_text())
+    assert [(entry["resolution"], entry["dt_scale"]) for entry in record["transfer"]] == [(32, None)]
+
+
+def test_further_tests_are_measured_and_part_of_what_a_record_is(tmp_path):
+    source = POISSON.source.but("tiny-poisson-beyond", max_mode=6, samples=3)
+    experiment = replace(POISSON, tests={"beyond": source}, variants=POISSON.variants[:1])
+    path = run(experiment, tmp_path)[0]
+    record = json.loads(path.read_text())
+    assert set(record["metrics"]) == {"test", "validation", "beyond"}
+    assert record["metrics"]["beyond"] != record["metrics"]["test"]
+    with pytest.raises(ValueError, match="its tests is"):
+        run(POISSON, tmp_path)
+
+
+def test_public_files_take_the_place_of_generated_ones(tmp_path):
+    """Twice as fine as the experiment's grid: every other point is kept, and nothing is generated."""
+    public = [tmp_path / "in.h5", tmp_path / "out.h5"]
+    for path, modes in zip(public, (4, 6)):
+        generate_poisson(path, samples=12, resolution=32, max_mode=modes)
+    experiment = replace(POISSON, tests={"beyond": POISSON.source}, resolutions=(16,), variants=POISSON.variants[:1])
+    record = json.loads(run(experiment, tmp_path / "run", public=public)[0].read_text())
+    assert record["data"] == {"files": ["in.h5", "out.h5"], **POISSON.sizes}
+    assert record["command"].endswith("--data in.h5 out.h5")
+    assert record["transfer"] == []
+    assert not (tmp_path / "run" / "data").exists()
+    given = open_dataset(public[0])[10][0][0, ::2, ::2]  # the first test sample
+    assert torch.tensor(record["fields"][0]["input"]) == pytest.approx(given.numpy(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("files", "change", "message"),
+    [
+        (1, {}, r"reads 2 files \(the data, beyond\), but 1 were given"),
+        (2, {"sizes": {"train": 11, "validation": 1, "test": 1}}, "holds 12 samples, but this budget takes 13"),
+        (2, {"source": POISSON.source.but("x", resolution=24)}, r"grid \(16, 16\), but this budget takes 24"),
+    ],
+)
+def test_public_files_that_do_not_fit(tmp_path, files, change, message):
+    path = generate_poisson(tmp_path / "in.h5", samples=12, resolution=16, max_mode=4)
+    with pytest.raises(ValueError, match=message):
+        run(replace(POISSON, tests={"beyond": POISSON.source}, **change), tmp_path / "run", public=[path] * files)
+
+
+def test_experiments_of_the_same_data_share_the_file(tmp_path):
+    run(FLOW, tmp_path)
+    run(replace(FLOW, name="another", unroll=1), tmp_path)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["tiny-flow.h5"]
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name not in ("demo", "ukno-layouts")])
+def test_the_demo_of_every_table_runs(tmp_path, name):
+    paths = recipes.run(name, budget="demo", output=tmp_path, device="cpu", progress=False)
+    for experiment in load_records(tmp_path / "records"):
+        for variant in experiment.variants:
+            score = variant.metric(experiment.primary_metric)
+            assert score is not None
+            assert score.finite
+    assert len(paths) == sum(len(experiment.variants) for experiment in recipes.experiments(name, "demo"))
 
 
 def test_a_record_does_not_depend_on_whether_steps_are_compiled():

@@ -51,7 +51,17 @@ def _reproduce_options(parser: Parser) -> None:
         "--seeds", type=int, nargs="+", default=[0], help="one run each: of initialisation and data order"
     )
     parser.add_argument("--device", type=str, default="auto", help="where to train: auto, cpu or cuda")
-    parser.add_argument("--output", type=str | None, default=None, help="folder; by default runs/NAME")
+    parser.add_argument("--devices", type=int, default=1, help="how many train one model together")
+    parser.add_argument(
+        "--data",
+        type=str,
+        nargs="+",
+        default=[],
+        help="public file to use instead of generated data, then one for each further test set",
+    )
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="folder; by default runs/NAME-BUDGET; finished runs are kept"
+    )
 
 
 def _report_options(parser: Parser) -> None:
@@ -69,13 +79,19 @@ def _reproduce(options: Namespace) -> int:
     from kinn import recipes
 
     if options.name is None:
-        print("Experiments:", *(f"  kinn reproduce {name}" for name in recipes.names()), sep="\n")
+        for name in recipes.names():
+            print(f"kinn reproduce {name:15}{recipes.describe(name)}")
         return 0
-    if options.name not in recipes.names():
-        raise ValueError(f"unknown recipe '{options.name}'; known recipes: {', '.join(recipes.names())}")
-    folder = Path(options.output or f"runs/{options.name}")
+    budget = options.budget or recipes.budgets(options.name)[0]
+    folder = Path(options.output or f"runs/{'-'.join(dict.fromkeys((options.name, budget)))}")
     records = recipes.run(
-        options.name, budget=options.budget, seeds=options.seeds, device=options.device, output=folder
+        options.name,
+        budget=budget,
+        seeds=options.seeds,
+        device=options.device,
+        output=folder,
+        devices=options.devices,
+        data=options.data,
     )
 
     from kinn.report import print_table, write_report

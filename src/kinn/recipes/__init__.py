@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from kinn.recipes.darcy import darcy
 from kinn.recipes.demo import demo
-from kinn.recipes.experiment import Experiment, Variant
+from kinn.recipes.experiment import Experiment, Source, Variant
+from kinn.recipes.navier_stokes import ns_rollout, ns_routes
+from kinn.recipes.poisson_order import poisson_order
 from kinn.recipes.runner import run_experiment
+from kinn.recipes.shallow_water import shallow_water
 from kinn.recipes.ukno_layouts import ukno_layouts
 
-__all__ = ["Experiment", "Variant", "names", "run"]
+__all__ = ["Experiment", "Source", "Variant", "budgets", "describe", "experiments", "names", "run"]
 
-_RECIPES: dict[str, dict[str, Callable[[], tuple[Experiment, ...]]]] = {
-    "demo": {"demo": demo},
-    "ukno-layouts": {"small": ukno_layouts},
+
+@dataclass(frozen=True)
+class _Recipe:
+    make: Callable[[str], tuple[Experiment, ...]]
+    what: str
+    budgets: tuple[str, ...] = ("demo", "small", "paper")
+
+
+_RECIPES = {
+    "demo": _Recipe(demo, "the first journey: Poisson and Navier-Stokes, minutes", ("demo",)),
+    "darcy": _Recipe(darcy, "Table 1: UKNO beside U-Net and FNO on Darcy flow"),
+    "shallow-water": _Recipe(shallow_water, "Table 2: FKNO beside U-Net, FNO and a PINN on a radial dam break"),
+    "poisson-order": _Recipe(poisson_order, "Table 3: UKNO of order 0 to 4, and CNO, on Poisson's equation"),
+    "ns-rollout": _Recipe(ns_rollout, "Table 4: FKNO and FNO on Navier-Stokes, unrolled 3, 5 and 10 steps"),
+    "ns-routes": _Recipe(ns_routes, "Table 5: FKNO with 1, 2 and 4 routes, and FNO, on Navier-Stokes"),
+    "ukno-layouts": _Recipe(ukno_layouts, "which of UKNO's two layouts is the default", ("small",)),
 }
 
 
@@ -22,9 +40,47 @@ def names() -> list[str]:
     """Names of the recipes that :func:`run` knows.
 
     >>> names()
-    ['demo', 'ukno-layouts']
+    ['demo', 'darcy', 'shallow-water', 'poisson-order', 'ns-rollout', 'ns-routes', 'ukno-layouts']
     """
     return list(_RECIPES)
+
+
+def budgets(name: str) -> tuple[str, ...]:
+    """The budgets of a recipe, the smallest first.
+
+    Raises:
+        ValueError: unknown recipe.
+
+    >>> budgets("darcy")
+    ('demo', 'small', 'paper')
+    """
+    return _recipe(name).budgets
+
+
+def describe(name: str) -> str:
+    """What a recipe shows, in a line, with its budgets.
+
+    >>> describe("ns-routes")
+    'Table 5: FKNO with 1, 2 and 4 routes, and FNO, on Navier-Stokes (demo, small, paper)'
+    """
+    recipe = _recipe(name)
+    return f"{recipe.what} ({', '.join(recipe.budgets)})"
+
+
+def experiments(name: str, budget: str | None = None) -> tuple[Experiment, ...]:
+    """The experiments that a recipe consists of, at a budget.
+
+    Raises:
+        ValueError: unknown recipe or budget.
+
+    >>> [variant.name for variant in experiments("ns-routes", "paper")[0].variants]
+    ['FNO', 'FKNO-1', 'FKNO-2', 'FKNO-4']
+    """
+    recipe = _recipe(name)
+    budget = budget or recipe.budgets[0]
+    if budget not in recipe.budgets:
+        raise ValueError(f"recipe {name!r} has no budget {budget!r}; it has: {', '.join(recipe.budgets)}")
+    return recipe.make(budget)
 
 
 def run(
@@ -34,6 +90,8 @@ def run(
     seeds: Sequence[int] = (0,),
     device: str = "auto",
     output: str | Path,
+    devices: int = 1,
+    data: Sequence[str | Path] = (),
     progress: bool = True,
 ) -> list[Path]:
     """Run a recipe: generate its data, train every variant with every seed, write one result record for each.
@@ -46,26 +104,39 @@ def run(
         seeds: of initialisation and data order, one run each. The data do not depend on them.
         device: "auto", "cpu" or "cuda".
         output: folder for data, runs and records.
+        devices: how many train one model together.
+        data: public files to use instead of generated data: the data, then one file per further test set.
         progress: show progress bars.
 
     Returns:
         the records' paths, in the order of the variants.
 
     Raises:
-        ValueError: unknown recipe or budget, no seed, or a folder that holds another run.
+        ValueError: unknown recipe or budget, no seed, data that do not fit, or a folder that holds another run.
     """
-    if name not in _RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known recipes: {', '.join(names())}")
-    budgets = _RECIPES[name]
-    budget = budget or next(iter(budgets))
-    if budget not in budgets:
-        raise ValueError(f"recipe {name!r} has no budget {budget!r}; it has: {', '.join(budgets)}")
+    chosen = experiments(name, budget)
     if not seeds:
         raise ValueError(f"recipe {name!r} needs at least one seed, got none")
+    if data and len({experiment.source.name for experiment in chosen}) > 1:
+        raise ValueError(f"recipe {name!r} consists of experiments on different data: it takes no public files")
     return [
         path
-        for experiment in budgets[budget]()
+        for experiment in chosen
         for path in run_experiment(
-            experiment, recipe=name, budget=budget, seeds=seeds, device=device, output=Path(output), progress=progress
+            experiment,
+            recipe=name,
+            budget=budget or budgets(name)[0],
+            seeds=seeds,
+            device=device,
+            output=Path(output),
+            devices=devices,
+            public=[Path(file) for file in data],
+            progress=progress,
         )
     ]
+
+
+def _recipe(name: str) -> _Recipe:
+    if name not in _RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; known recipes: {', '.join(names())}")
+    return _RECIPES[name]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from kinn.data import generate_navier_stokes, generate_poisson
-from kinn.recipes.experiment import Experiment, Progress, Variant
+from kinn.recipes.experiment import Experiment, Source, Variant
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
 
 
-def demo() -> tuple[Experiment, ...]:
+def demo(budget: str) -> tuple[Experiment, ...]:
     """Poisson with UKNO of order 0 and 2, and Navier-Stokes with FNO and FKNO, both at low resolution."""
+    assert budget == "demo"
     return poisson(), navier_stokes()
 
 
@@ -19,15 +19,10 @@ def poisson() -> Experiment:
     """Source to potential, after the paper's Table 3, smaller: what do the cascades add to the same backbone?"""
     sizes = {"train": 256, "validation": 64, "test": 64}
     data: dict[str, Any] = {"samples": sum(sizes.values()), "resolution": 32, "max_mode": 8, "seed": 0}
-
-    def generate(path: Path, progress: Progress) -> Path:
-        return generate_poisson(path, progress=progress, **data)
-
     return Experiment(
         name="poisson",
         title="Poisson on the unit square, 32 x 32: source to potential",
-        generate=generate,
-        data=data,
+        source=Source("poisson", generate_poisson, data),
         sizes=sizes,
         variants=(
             Variant("UKNO K=0", "UKNO", "baseline", {"order": 0, "width": 16}),
@@ -52,15 +47,10 @@ def navier_stokes() -> Experiment:
         "final_time": 30,
         "seed": 0,
     }
-
-    def generate(path: Path, progress: Progress) -> Path:
-        return generate_navier_stokes(path, progress=progress, **data)
-
     return Experiment(
         name="navier-stokes",
         title="Navier-Stokes vorticity, viscosity 0.001, 32 x 32: ten frames in, rolled out over twenty",
-        generate=generate,
-        data=data,
+        source=Source("navier-stokes", generate_navier_stokes, data),
         sizes=sizes,
         variants=(
             Variant("FNO", "FNO", "baseline"),

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data made from a seed.
+
+    Args:
+        name: of its file; experiments with the same data share it.
+        generator: makes the file at a path; takes `progress` and the parameters by name.
+        parameters: of the generator, as they go into the records; `samples`, `resolution` and `seed` among them.
+    """
+
+    name: str
+    generator: Callable[..., Path]
+    parameters: dict[str, Any]
+
+    def make(self, path: Path, progress: Progress) -> None:
+        """Generate the file, or go on with it, or find it finished."""
+        self.generator(path, progress=progress, **self.parameters)
+
+    def but(self, name: str, **changes: Any) -> Source:
+        """The same source with other parameters, under another name."""
+        return replace(self, name=name, parameters={**self.parameters, **changes})
+
+    @property
+    def spacing(self) -> float:
+        """Distance of the grid points, in units of the domain's side."""
+        points = self.parameters["resolution"]
+        return 1 / (points - 1 if self.parameters.get("points") == "nodes" else points)
 
 
 @dataclass(frozen=True)
@@ -21,14 +50,21 @@ class Variant:
         model: registered model (`kinn.models.model_names`).
         role: "ours" or "baseline".
         arguments: of the model beside `in_channels` and `out_channels`, which the data determine.
+        factor: the number in which the variants of an experiment differ, by its name: `{"order": 2}`.
         paper: the paper's figure for it by metric, if it has one.
+        paper_ratio: by metric, how many times lower the paper's model is than this baseline.
+        solve: for what is not trained on the data: makes the result from the experiment, its test part, and `seed`,
+            `device` and `folder` by name.
     """
 
     name: str
     model: str
     role: Literal["ours", "baseline"]
     arguments: dict[str, Any] = field(default_factory=dict)
+    factor: dict[str, float] | None = None
     paper: dict[str, float] | None = None
+    paper_ratio: dict[str, float] | None = None
+    solve: Callable[..., dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,31 +74,53 @@ class Experiment:
     Args:
         name: short, for files.
         title: a sentence, for people.
-        generate: makes the data file at a path; called with a progress callback.
-        data: the generator's parameters, as they go into the records.
-        sizes: samples for "train", "validation" and "test", in the order of the file.
+        source: of the data.
+        sizes: samples for "train", "validation" and "test", in the order in which they lie in the file.
         variants: the contenders.
         loss: a name in `kinn.train.LOSSES`.
         primary_metric: by which the table compares; lower is better.
-        normalize: "min-max" (to [0, 1], fitted on the training part) or "none".
+        normalize: "min-max" (to [0, 1]) or "standard", fitted on the training part, or "none".
         optimizer: of all variants.
         training: of all variants; the seed is set per run.
+        label: shorter than the title, where experiments of a recipe stand side by side.
         rollout: for trajectories; None for pairs.
         unroll: steps unrolled in training, for trajectories.
+        window_stride: frames from one training window to the next, for trajectories.
+        input_noise: standard deviation of the noise on training windows, in normalised units, for trajectories.
         field_steps: rollout steps whose fields are kept for pictures; 1 is the first, -1 the last.
+        tests: further test sets, such as one out of distribution, under the names of their metrics.
+        resolutions: grids on which the trained models are evaluated, too; that of the training is best among them.
+        transfer_samples: how many samples that takes, of a seed of their own.
+        notes: what a reader of the table must know.
     """
 
     name: str
     title: str
-    generate: Callable[[Path, Progress], object]
-    data: dict[str, Any]
+    source: Source
     sizes: dict[str, int]
     variants: tuple[Variant, ...]
     loss: str
     primary_metric: str
-    normalize: Literal["min-max", "none"]
+    normalize: Literal["min-max", "standard", "none"]
     optimizer: OptimizerSettings
     training: TrainSettings
+    label: str = ""
     rollout: Rollout | None = None
     unroll: int = 1
+    window_stride: int = 1
+    input_noise: float = 0.0
     field_steps: tuple[int, ...] = (-1,)
+    tests: dict[str, Source] = field(default_factory=dict)
+    resolutions: tuple[int, ...] = ()
+    transfer_samples: int = 32
+    notes: tuple[str, ...] = ()
+
+    def transfer_source(self, resolution: int) -> Source:
+        """Samples that no training saw, the same functions at every resolution."""
+        parameters = self.source.parameters
+        return self.source.but(
+            f"{self.source.name}-at-{resolution}",
+            resolution=resolution,
+            samples=self.transfer_samples,
+            seed=parameters["seed"] + 1,
+        )

@@ -1,22 +1,25 @@
-"""Run an experiment: make its data, train each variant with each seed, evaluate its best epoch on the test part."""
+"""Run an experiment: make its data, train each variant with each seed, evaluate its best epoch on the test parts."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
+from torch import nn
 
-from kinn.data import Identity, MinMax, OperatorDataset, TrajectoryDataset, open_dataset, split
+from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDataset
 from kinn.models import build
 from kinn.recipes.experiment import Experiment, Variant
-from kinn.train import OperatorTask, ProgressBar, RolloutTask, date, evaluate, fit, hardware, versions, write_record
+from kinn.recipes.loading import Data, load_parts, load_transfer
+from kinn.train import OperatorTask, RolloutTask, TrainSettings, date, evaluate, fit, hardware, versions, write_record
 
-Parts = dict[str, OperatorDataset | TrajectoryDataset]
+_NORMALIZERS = {"none": Identity, "min-max": MinMax, "standard": Standard}
 
 
 def run_experiment(
@@ -28,56 +31,77 @@ def run_experiment(
     device: str,
     output: Path,
     progress: bool,
+    devices: int = 1,
+    public: Sequence[Path] = (),
 ) -> list[Path]:
     """Train and evaluate all variants; see :func:`kinn.recipes.run`."""
-    parts = _load(experiment, output / "data", progress=progress)
-    records = []
+    paths, left = [], []
     for seed in seeds:
-        command = f"kinn reproduce {recipe} --budget {budget} --seeds {seed}"
-        header = {"recipe": recipe, "budget": budget, "command": command}
+        options = f" --data {' '.join(path.name for path in public)}" if public else ""
+        header = {
+            "recipe": recipe,
+            "budget": budget,
+            "command": f"kinn reproduce {recipe} --budget {budget} --seeds {seed}{options}",
+        }
         for variant in experiment.variants:
             slug = "".join(c if c.isalnum() else "-" for c in variant.name.lower()).strip("-")
             path = output / "records" / experiment.name / f"{slug}-seed{seed}.json"
-            identity = _identity(experiment, variant, seed)
+            identity = _identity(experiment, variant, seed, public)
             if not _is_done(path, identity):
-                folder = output / "runs" / experiment.name / path.stem
-                result = _train(experiment, variant, seed, parts, device, folder, progress)
-                write_record(path, {**header, **identity, **result})
-            records.append(path)
-    return records
+                left.append((variant, seed, path, {**header, **identity}))
+            paths.append(path)
+    if left:  # what is finished needs no data
+        folder = output / "data"
+        parts = load_parts(experiment, folder, public, progress=progress)
+        transfer = {}
+        for resolution in () if public else experiment.resolutions:
+            source = experiment.transfer_source(resolution)
+            transfer[resolution] = load_transfer(source, folder, progress=progress)
+        for variant, seed, path, header in left:
+            run = output / "runs" / experiment.name / path.stem
+            if variant.solve is None:
+                settings = replace(experiment.training, seed=seed, device=cast(Any, device), devices=devices)
+                result = _train(experiment, variant, settings, parts, transfer, run, progress)
+            else:
+                try:
+                    result = variant.solve(experiment, parts["test"], seed=seed, device=device, folder=run)
+                except ImportError as error:  # an optional baseline
+                    warnings.warn(f"{variant.name} is left out: {error}", stacklevel=2)
+                    paths.remove(path)
+                    continue
+            where = {"hardware": hardware(), "versions": versions(), "date": date()}
+            write_record(path, {**header, **result, **where})
+    return paths
 
 
-def _load(experiment: Experiment, folder: Path, *, progress: bool) -> Parts:
-    path = folder / f"{experiment.name}.h5"
-    with ProgressBar(f"Data: {experiment.title}", total=1) if progress else nullcontext() as bar:
-
-        def report(done: int, total: int) -> None:
-            if bar is not None:
-                bar.total = total
-                bar.update(done)
-
-        experiment.generate(path, report)
-    # Small enough to hold; reading single samples from HDF5 would cost more than a training step.
-    dataset: Any = open_dataset(path).in_memory()
-    return split(dataset, experiment.sizes, seed=None)
-
-
-def _identity(experiment: Experiment, variant: Variant, seed: int) -> dict[str, Any]:
+def _identity(experiment: Experiment, variant: Variant, seed: int, public: Sequence[Path] = ()) -> dict[str, Any]:
     """All that determines a result: a record that agrees in it need not be made again."""
     training = asdict(replace(experiment.training, seed=seed))
-    del training["compile"]  # how fast, not what
-    rollout = None if experiment.rollout is None else {**asdict(experiment.rollout), "unroll": experiment.unroll}
+    for how in ("compile", "device", "devices"):  # how fast, not what
+        del training[how]
+    rollout = experiment.rollout and {
+        **asdict(experiment.rollout),
+        "unroll": experiment.unroll,
+        "window_stride": experiment.window_stride,
+        "input_noise": experiment.input_noise,
+    }
+    data = {"files": [path.name for path in public]} if public else experiment.source.parameters
     return {
         "experiment": experiment.name,
         "title": experiment.title,
+        "experiment_label": experiment.label or experiment.name,
+        "notes": experiment.notes,
         "variant": variant.name,
         "role": variant.role,
         "model": variant.model,
         "arguments": variant.arguments,
+        "factor": variant.factor and dict(zip(("name", "value"), next(iter(variant.factor.items())))),
         "seed": seed,
         "primary_metric": experiment.primary_metric,
         "paper": variant.paper,
-        "data": {**experiment.data, **experiment.sizes},
+        "paper_ratio": variant.paper_ratio,
+        "data": {**data, **experiment.sizes},
+        "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
         "config": {
             "loss": experiment.loss,
             "normalize": experiment.normalize,
@@ -105,44 +129,31 @@ def _is_done(path: Path, identity: dict[str, Any]) -> bool:
 
 
 def _train(
-    experiment: Experiment, variant: Variant, seed: int, parts: Parts, device: str, folder: Path, progress: bool
+    experiment: Experiment,
+    variant: Variant,
+    settings: TrainSettings,
+    parts: dict[str, Data],
+    transfer: dict[int, Data],
+    folder: Path,
+    progress: bool,
 ) -> dict[str, Any]:
-    train, test = parts["train"], parts["test"]
-    channels = _channels(experiment, train)
+    channels = _channels(experiment, parts["train"])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
         model = build(variant.model, {**channels, **variant.arguments})
-    if experiment.rollout is None:
-        assert isinstance(train, OperatorDataset)
-        task = OperatorTask(
-            model,
-            input_normalizer=_normalizer(experiment, train.inputs),
-            output_normalizer=_normalizer(experiment, train.outputs),
-            loss=experiment.loss,
-            optimizer=experiment.optimizer,
-        )
-    else:
-        task = RolloutTask(
-            model,
-            normalizer=_normalizer(experiment, train),
-            rollout=experiment.rollout,
-            unroll=experiment.unroll,
-            loss=experiment.loss,
-            optimizer=experiment.optimizer,
-        )
-    chosen = cast(Literal["auto", "cpu", "cuda", "mps"], device)
-    settings = replace(experiment.training, seed=seed, device=chosen)
-    fitted = fit(task, train, parts["validation"], settings, folder, title=variant.name, progress=progress)
-    found = evaluate(task, test, field_samples=(0,), field_steps=experiment.field_steps)
-    rollout_curves = {
-        "rollout_step": list(range(1, len(found.rollout_relative_l2) + 1)),
-        "rollout_relative_l2": found.rollout_relative_l2,
-    }
-    validation = evaluate(task, parts["validation"])
+    task = _task(experiment, model, parts["train"])
+    fitted = fit(task, parts["train"], parts["validation"], settings, folder, title=variant.name, progress=progress)
+    found = evaluate(task, parts["test"], field_samples=(0,), field_steps=experiment.field_steps)
+    others = {name: evaluate(task, parts[name]).metrics for name in ("validation", *experiment.tests)}
+    curves = {**fitted.curves}
+    if found.rollout_relative_l2:
+        curves["rollout_step"] = list(range(1, len(found.rollout_relative_l2) + 1))
+        curves["rollout_relative_l2"] = found.rollout_relative_l2
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "metrics": {"test": found.metrics, "validation": validation.metrics},
-        "curves": {**fitted.curves, **(rollout_curves if found.rollout_relative_l2 else {})},
+        "metrics": {"test": found.metrics, **others},
+        "transfer": [_transfer(experiment, task, resolution, data) for resolution, data in transfer.items()],
+        "curves": curves,
         "best_epoch": fitted.best_epoch,
         "time": {
             "train_seconds": fitted.train_seconds,
@@ -150,19 +161,45 @@ def _train(
             "evaluate_seconds": found.seconds,
         },
         "memory": fitted.memory,
-        "hardware": hardware(),
-        "versions": versions(),
-        "date": date(),
+        "devices": fitted.devices,
+        "compiled": fitted.compiled,
         "fields": found.fields,
     }
 
 
-def _channels(experiment: Experiment, train: OperatorDataset | TrajectoryDataset) -> dict[str, int]:
+def _task(experiment: Experiment, model: nn.Module, train: Data) -> OperatorTask | RolloutTask:
+    normalizer = _NORMALIZERS[experiment.normalize]
     if isinstance(train, OperatorDataset):
-        return {"in_channels": train.in_channels, "out_channels": train.out_channels}
-    assert experiment.rollout is not None
-    return {"in_channels": experiment.rollout.n_history * train.channels, "out_channels": train.channels}
+        return OperatorTask(
+            model,
+            input_normalizer=normalizer.fit(train.inputs),
+            output_normalizer=normalizer.fit(train.outputs),
+            loss=experiment.loss,
+            optimizer=experiment.optimizer,
+        )
+    return RolloutTask(
+        model,
+        normalizer=normalizer.fit(train),
+        rollout=experiment.rollout,
+        unroll=experiment.unroll,
+        window_stride=experiment.window_stride,
+        input_noise=experiment.input_noise,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer,
+    )
 
 
-def _normalizer(experiment: Experiment, data: Any) -> Identity | MinMax:
-    return MinMax.fit(data) if experiment.normalize == "min-max" else Identity()
+def _transfer(experiment: Experiment, task: OperatorTask | RolloutTask, resolution: int, data: Data) -> dict[str, Any]:
+    """The trained model on another grid; models that know the distance of the grid points are told it."""
+    scaled = "dt_scale" in inspect.signature(task.model.forward).parameters
+    dt_scale = experiment.transfer_source(resolution).spacing / experiment.source.spacing if scaled else 1.0
+    # grids of 128 x 128 in the same memory as ours
+    found = evaluate(task, data, batch_size=8, dt_scale=dt_scale)
+    return {"resolution": resolution, "dt_scale": dt_scale if scaled else None, "metrics": found.metrics}
+
+
+def _channels(experiment: Experiment, train: Data) -> dict[str, int]:
+    if isinstance(train, TrajectoryDataset):
+        assert experiment.rollout is not None
+        return {"in_channels": experiment.rollout.n_history * train.channels, "out_channels": train.channels}
+    return {"in_channels": train.in_channels, "out_channels": train.out_channels}

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from kinn.data import generate_poisson
 from kinn.models.ukno import UKNO_DEEP, UKNO_SHALLOW
-from kinn.recipes.experiment import Experiment, Progress, Variant
+from kinn.recipes.experiment import Experiment, Source, Variant
 from kinn.train import OptimizerSettings, TrainSettings
 
 
-def ukno_layouts() -> tuple[Experiment, ...]:
+def ukno_layouts(budget: str) -> tuple[Experiment, ...]:
     """Both layouts at their published width, order 2, on Poisson at 32 x 32; compare `curves`, not only the end."""
+    assert budget == "small"
     sizes = {"train": 256, "validation": 64, "test": 64}
     data: dict[str, Any] = {"samples": sum(sizes.values()), "resolution": 32, "max_mode": 8, "seed": 1}
-
-    def generate(path: Path, progress: Progress) -> Path:
-        return generate_poisson(path, progress=progress, **data)
-
     experiment = Experiment(
         name="ukno-layouts",
         title="Poisson on the unit square, 32 x 32: UKNO's two layouts",
-        generate=generate,
-        data=data,
+        source=Source("ukno-layouts", generate_poisson, data),
         sizes=sizes,
         variants=(
             Variant("UKNO deep", "UKNO", "ours", UKNO_DEEP),

@@ -110,7 +110,7 @@ class _Shifted(nn.Sequential):
     """Filtered leaky ReLU of a field with a learned offset per channel."""
 
     def __init__(self, channels: int, rate: float = 1) -> None:
-        super().__init__(FilteredActivation(nn.LeakyReLU(), rate=rate))
+        super().__init__(FilteredActivation(nn.LeakyReLU(0.2), rate=rate))
         self.offset = nn.Parameter(torch.zeros(channels))
 
     def forward(self, input: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:

@@ -40,9 +40,11 @@ class FKNO(nn.Module):
         injection: "zoh" or "euler".
         boundary: "zero", or "periodic" for a domain that closes on itself.
         lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.
+        mlp_ratio: hidden channels of the block's MLP over `width`; 0 for no MLP.
+        block_layer: the layer whose local operator is the block, counted from 0, or from the end if negative.
 
     Raises:
-        ValueError: no layer, an option that the block does not know; on call, an input that is not
+        ValueError: no layer, no such layer, an option that the block does not know; on call, an input that is not
             `(b, in_channels, h, w)`.
 
     >>> sum(p.numel() for p in FKNO(10, 1).parameters())
@@ -69,10 +71,14 @@ class FKNO(nn.Module):
         injection: str = "zoh",
         boundary: str = "zero",
         lines: str = "joined",
+        mlp_ratio: float = 3,
+        block_layer: int = 0,
     ) -> None:
         super().__init__()
         if n_layers < 1:
             raise ValueError(f"FKNO: n_layers must be at least 1, got {n_layers}")
+        if not -n_layers <= block_layer < n_layers:
+            raise ValueError(f"FKNO: there is no layer {block_layer} among {n_layers}")
         block = KirchhoffBlock(
             width,
             order=order,
@@ -85,13 +91,15 @@ class FKNO(nn.Module):
             boundary=boundary,
             lines=lines,
             output_norm=True,
-            mlp_ratio=3,
+            mlp_ratio=mlp_ratio,
             residual_scale=True,
         )
+        local: list[nn.Module] = [nn.Linear(width, width) for _ in range(n_layers - 1)]
+        local.insert(block_layer % n_layers, block)
         self.trunk = FourierTrunk(
             in_channels,
             out_channels,
-            [block, *(nn.Linear(width, width) for _ in range(n_layers - 1))],
+            local,
             n_modes=n_modes,
             width=width,
             coordinates=coordinates,

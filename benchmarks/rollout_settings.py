@@ -1,0 +1,143 @@
+"""What makes a good Navier-Stokes rollout? FNO and FKNO under many settings, measured on validation data alone.
+
+    python benchmarks/rollout_settings.py [NAMES ...]
+
+writes `results/rollout_settings/<name>.json` for each setting, but for those that are there. Flows at viscosity 1e-3 on
+32 x 32 points (solved at 64 x 64) to t = 50: 100 to train on, 40 to validate; from ten frames over forty steps.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from kinn.data import generate_navier_stokes, open_dataset, split
+from kinn.models import build
+from kinn.train import (
+    OptimizerSettings,
+    Rollout,
+    RolloutTask,
+    TrainSettings,
+    date,
+    evaluate,
+    fit,
+    hardware,
+    versions,
+    write_record,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, WORK = ROOT / "results/rollout_settings", ROOT / "runs/rollout_settings"
+CLOSED = {"boundary": "periodic", "lines": "separate", "coordinates": False}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to train; `change` names what is done to the initial weights."""
+
+    model: str = "FNO"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    predict_increment: bool = False
+    unroll: int = 2
+    input_noise: float = 0.0
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    epochs: int = 5
+    seed: int = 0
+    change: str = ""
+
+
+def settings() -> dict[str, Setting]:
+    """All settings by name: each derives from the one that it is compared with."""
+    fno, fkno = Setting(), Setting("FKNO", {"routes": 4})
+    found = {"fno": fno, "fkno": fkno}
+    for name, start in (("fno", fno), ("fkno", fkno)):
+        found[f"{name}-lr2"] = replace(start, lr=2e-3)
+        found[f"{name}-lr4"] = replace(start, lr=4e-3)
+        base = found[f"{name}-inc-lr4"] = replace(start, lr=4e-3, predict_increment=True)
+        found[f"{name}-inc-lr8"] = replace(base, lr=8e-3)
+        found[f"{name}-inc-lr4-s1"] = replace(base, seed=1)
+        found[f"{name}-inc-lr4-noise"] = replace(base, input_noise=0.01)
+        found[f"{name}-inc-lr4-wd2"] = replace(base, weight_decay=1e-2)
+        found[f"{name}-inc-lr4-u5"] = replace(base, unroll=5, epochs=3)
+        found[f"{name}-inc-lr8-u5"] = replace(base, unroll=5, epochs=3, lr=8e-3)
+        found[f"{name}-inc-lr4-ep20"] = replace(base, epochs=20)
+        found[f"{name}-inc-lr8-ep20"] = replace(base, epochs=20, lr=8e-3)
+    found["fno-nocoord-inc-lr4"] = replace(found["fno-inc-lr4"], arguments={"coordinates": False})
+    base = found["fkno-inc-lr4"]
+    routes = base.arguments
+    found["fkno-ps-inc-lr4"] = replace(base, arguments={**routes, "boundary": "periodic", "lines": "separate"})
+    found["fkno-ps-nocoord-inc-lr4"] = replace(base, arguments={**routes, **CLOSED})
+    for change in CHANGES:
+        found[f"fkno-inc-lr4-{change}"] = replace(base, change=change)
+    found["fkno-inc-lr4-nomlp"] = replace(base, arguments={**routes, "mlp_ratio": 0})
+    found["fkno-inc-lr4-last"] = replace(base, arguments={**routes, "block_layer": -1})
+    found["fkno-inc-lr4-last-psn"] = replace(base, arguments={**routes, **CLOSED, "block_layer": -1})
+    return found
+
+
+def _scale(model: Any) -> None:
+    model.trunk.local[0].scale.data.fill_(0.1)
+
+
+def _slow(model: Any) -> None:
+    for cell in (cell for cascade in model.trunk.local[0].cascades for cell in cascade):
+        dt = 10 * F.softplus(cell.dt_proj.bias.data)
+        cell.dt_proj.bias.data = dt + torch.log(-torch.expm1(-dt))
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {"scale01": _scale, "dt10": _slow}
+
+
+def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any]:
+    """Train under a setting; its errors on the validation part."""
+    torch.manual_seed(setting.seed)
+    model = build(setting.model, {"in_channels": 10, "out_channels": 1, **setting.arguments})
+    if setting.change:
+        CHANGES[setting.change](model)
+    task = RolloutTask(
+        model,
+        rollout=Rollout(n_history=10, predict_increment=setting.predict_increment),
+        unroll=setting.unroll,
+        input_noise=setting.input_noise,
+        optimizer=OptimizerSettings(lr=setting.lr, weight_decay=setting.weight_decay, schedule="one-cycle", clip=1.0),
+    )
+    training = TrainSettings(epochs=setting.epochs, batch_size=20, seed=setting.seed)
+    result = fit(task, parts["train"], parts["validation"], training, WORK / name, title=name)
+    found = evaluate(task, parts["validation"])
+    return {
+        "metrics": found.metrics,
+        "rollout_relative_l2": found.rollout_relative_l2,
+        "train_loss": result.curves["train_loss"],
+        "validation_loss": result.curves["validation_loss"],
+        "seconds": result.train_seconds,
+    }
+
+
+def main(names: list[str]) -> None:
+    known = settings()
+    for name in names:
+        if name not in known:
+            raise SystemExit(f"unknown setting {name!r}; known: {', '.join(known)}")
+    path = generate_navier_stokes(
+        WORK / "flow.h5", samples=180, resolution=32, solver_resolution=64, viscosity=1e-3, final_time=50, seed=0
+    )
+    data: Any = open_dataset(path).in_memory()
+    parts = split(data, {"train": 100, "validation": 40}, seed=None)
+    for name in names or known:
+        record = RESULTS / f"{name}.json"
+        if not record.exists():
+            command = f"python benchmarks/rollout_settings.py {name}"
+            header = {"kind": "rollout-setting", "name": name, "command": command, "setting": asdict(known[name])}
+            where = {"hardware": hardware(), "versions": versions(), "date": date()}
+            write_record(record, {**header, **measure(name, known[name], parts), **where})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

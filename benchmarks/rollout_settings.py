@@ -116,7 +116,6 @@ def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any
         "rollout_relative_l2": found.rollout_relative_l2,
         "train_loss": result.curves["train_loss"],
         "validation_loss": result.curves["validation_loss"],
-        "seconds": result.train_seconds,
     }
 
 

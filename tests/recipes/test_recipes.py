@@ -10,8 +10,9 @@ import torch
 
 from kinn import recipes
 from kinn.data import generate_navier_stokes, generate_poisson, open_dataset
+from kinn.data.stores import ArrayFileStore
 from kinn.models import model_names
-from kinn.recipes import runner
+from kinn.recipes import loading, runner
 from kinn.recipes.experiment import Experiment, Source, Variant
 from kinn.report import load_records
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
@@ -90,6 +91,30 @@ def test_records_hold_the_tables_and_are_made_once(tmp_path, monkeypatch):
     before = [path.read_bytes() for path in paths]
     assert run(POISSON, tmp_path, seeds=(0, 1)) == paths
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_a_stopped_recipe_goes_on_with_the_variant_at_which_it_stopped(tmp_path, monkeypatch):
+    trained, fit = [], runner.fit
+
+    def stops_at_the_second(*arguments, **options):
+        trained.append(options["title"])
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(runner, "fit", stops_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(POISSON, tmp_path)
+    assert len(run(POISSON, tmp_path)) == 2
+    assert trained == ["UKNO K=0", "UKNO K=1", "UKNO K=1"]
+
+
+def test_data_too_large_for_memory_stay_in_the_file_and_give_the_same_numbers(tmp_path, monkeypatch):
+    in_memory = json.loads(run(POISSON, tmp_path / "a")[0].read_text())["metrics"]
+    monkeypatch.setattr(loading, "_FITS", 1000)
+    parts = loading.load_parts(POISSON, tmp_path / "a" / "data", (), progress=False)
+    assert isinstance(parts["train"].inputs.store, ArrayFileStore)
+    assert json.loads(run(POISSON, tmp_path / "b")[0].read_text())["metrics"] == in_memory
 
 
 def test_same_seed_gives_the_same_numbers(tmp_path):

@@ -41,6 +41,7 @@ class FKNO(nn.Module):
         boundary: "zero", or "periodic" for a domain that closes on itself.
         lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.
         mlp_ratio: hidden channels of the block's MLP over `width`; 0 for no MLP.
+        norm_eps: of the block's norms, see :class:`kinn.nn.KirchhoffBlock`.
         block_layer: the layer whose local operator is the block, counted from 0, or from the end if negative.
 
     Raises:
@@ -72,6 +73,7 @@ class FKNO(nn.Module):
         boundary: str = "zero",
         lines: str = "joined",
         mlp_ratio: float = 3,
+        norm_eps: float = 1e-5,
         block_layer: int = 0,
     ) -> None:
         super().__init__()
@@ -92,6 +94,7 @@ class FKNO(nn.Module):
             lines=lines,
             output_norm=True,
             mlp_ratio=mlp_ratio,
+            norm_eps=norm_eps,
             residual_scale=True,
         )
         local: list[nn.Module] = [nn.Linear(width, width) for _ in range(n_layers - 1)]

@@ -55,6 +55,8 @@ class KirchhoffBlock(nn.Module):
         output_norm: normalise `Y` before the gate.
         mlp_ratio: hidden channels of the MLP over `d_model`; 0 for no MLP.
         residual_scale: learn the scalar `s`, from 1; otherwise `s = 1`.
+        norm_eps: added to the variance under the root of every norm. Far below the features' variance, the block sees
+            their direction alone; of its size, their strength as well.
 
     Raises:
         ValueError: an option or size that is not one of the above; on call, an input that does not fit.
@@ -88,6 +90,7 @@ class KirchhoffBlock(nn.Module):
         output_norm: bool = False,
         mlp_ratio: float = 0,
         residual_scale: bool = False,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         if order < 1:
@@ -104,7 +107,7 @@ class KirchhoffBlock(nn.Module):
         self.boundary = boundary
         self.lines = lines
         self.routes = routes_for(n_axes, 2 * n_axes if routes is None else routes)
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = nn.LayerNorm(d_model, norm_eps)
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.conv = SeparableConv(
             d_inner,
@@ -122,11 +125,11 @@ class KirchhoffBlock(nn.Module):
             )
             for _ in self.routes
         )
-        self.output_norm = nn.LayerNorm(d_inner) if output_norm else None
+        self.output_norm = nn.LayerNorm(d_inner, norm_eps) if output_norm else None
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.scale = nn.Parameter(torch.ones(())) if residual_scale else None
         hidden = int(mlp_ratio * d_model)
-        self.mlp = ChannelMLP(d_model, hidden, d_model, norm=True) if hidden else None
+        self.mlp = ChannelMLP(d_model, hidden, d_model, norm=True, norm_eps=norm_eps) if hidden else None
 
     def forward(self, x: Float[Tensor, "b *grid c"], *, dt_scale: float = 1.0) -> Float[Tensor, "b *grid c"]:
         """Map `(b, *grid, d_model)` to the same shape.

@@ -24,15 +24,18 @@ class ChannelMLP(nn.Sequential):
         hidden_channels: channels between the linear maps.
         out_channels: channels of the output.
         norm: begin with a layer norm.
+        norm_eps: added to the variance under its root.
 
     >>> import torch
     >>> ChannelMLP(20, 128, 1)(torch.rand(2, 8, 8, 20)).shape
     torch.Size([2, 8, 8, 1])
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, *, norm: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, hidden_channels: int, out_channels: int, *, norm: bool = False, norm_eps: float = 1e-5
+    ) -> None:
         layers = nn.Linear(in_channels, hidden_channels), nn.GELU(), nn.Linear(hidden_channels, out_channels)
-        super().__init__(*((nn.LayerNorm(in_channels),) if norm else ()), *layers)
+        super().__init__(*((nn.LayerNorm(in_channels, norm_eps),) if norm else ()), *layers)
 
     def forward(self, input: Float[Tensor, "*grid i"]) -> Float[Tensor, "*grid o"]:
         """Map `(..., in_channels)` to `(..., out_channels)`."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import h5py
 import pytest
 import torch
 import yaml
@@ -83,13 +84,82 @@ def test_a_validation_file_of_its_own(folder, capsys):
     assert "OperatorDataset(24 pairs, 1 -> 1 channels, grid (16, 16)); validation on 5" in capsys.readouterr().out
 
 
+DARCY = ["darcy", "--samples", "3", "--resolution", "8", "--beta", "2", "--high", "3", "--low", "0.5", "--bumps", "2"]
+DAM = ["shallow-water", "--samples", "2", "--resolution", "8", "--solver-resolution", "16", "--n-frames", "3"]
+DAM += ["--final-time", "0.2", "--gravity", "2", "--inner-height", "3", "--outer-height", "2", "--radius", "0.5", "0.6"]
+FLOW = ["--resolution", "8", "--solver-resolution", "16"]
+EQUATIONS = {
+    "poisson": ["poisson", "--samples", "2", "--resolution", "8", "--max-mode", "3"],
+    "navier-stokes": ["navier-stokes", *FLOW, "--samples", "2", "--final-time", "2"],
+    "darcy": DARCY,
+    "shallow-water": DAM,
+}
+
+
+def test_options_reach_the_equations(tmp_path):
+    assert main(["generate", *DARCY, "--output", f"{tmp_path}/darcy.h5", "--seed", "5", "--chunk", "2"]) == 0
+    darcy = open_dataset(tmp_path / "darcy.h5")
+    given = {"beta": 2, "high": 3, "low": 0.5, "bumps": 2, "samples": 3, "resolution": 8, "seed": 5}
+    assert given.items() <= darcy.metadata.items()
+    assert set(darcy.batch(range(3))[0].unique().tolist()) == {0.5, 3}
+    assert main(["generate", *DAM, "--output", f"{tmp_path}/dam.h5"]) == 0
+    dam = open_dataset(tmp_path / "dam.h5")
+    given = {"gravity": 2, "inner_height": 3, "outer_height": 2, "radius": [0.5, 0.6], "solver_resolution": 16}
+    assert given.items() <= dam.metadata.items()
+    assert dam.time == [0, 0.1, 0.2]
+    assert (dam[0][0].amax(), dam[0][0].amin()) == (2.75, 2)  # three of the four solver cells at the centre are inside
+
+
+@pytest.mark.parametrize(
+    ("equation", "arrays"),
+    [
+        ("poisson", ["Sample_0/input", "Sample_1/output", "min_inp", "max_out"]),
+        ("navier-stokes", ["u", "t"]),
+        ("darcy", ["nu", "tensor", "x-coordinate"]),
+        ("shallow-water", ["0000/data", "0001/grid/t"]),
+    ],
+)
+def test_public_layouts_hold_the_same_numbers(equation, arrays, tmp_path, capsys):
+    options = ["generate", *EQUATIONS[equation]]
+    assert main([*options, "--output", f"{tmp_path}/ours"]) == 0
+    assert main([*options, "--output", f"{tmp_path}/public", "--layout", "public"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "public"]
+    with h5py.File(tmp_path / "public") as file:
+        assert all(name in file for name in arrays)
+    ours, public = open_dataset(tmp_path / "ours"), open_dataset(tmp_path / "public")
+    for a, b in zip(ours, public, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert public.metadata["equation"] == equation
+    assert public.metadata.get("beta") == ours.metadata.get("beta")
+    assert getattr(public, "time", None) == getattr(ours, "time", None)
+    assert "already: choose another --output" in error_of(
+        capsys, *options, "--output", tmp_path / "public", "--layout", "public"
+    )
+    assert main([*options, "--output", f"{tmp_path}/public", "--layout", "public", "--overwrite"]) == 0
+
+
+def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    command = ["generate", *DARCY, "--output", f"{tmp_path}/d.h5", "--layout", "public"]
+    with monkeypatch.context() as patch:
+        patch.setattr("kinn.data.export_dataset", stop)
+        assert main(command) == 130
+    assert "the same command goes on where this one stopped" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["d.h5.kinn.h5"]
+    monkeypatch.setattr("kinn.data.generators.darcy.solve_darcy", stop)
+    assert main(command) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["d.h5"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--data", "{0}/p.h5"], "required: --output; see kinn train --help"),
         (["train", "--data", "{0}/none.h5", "--output", "x"], "there is no data file"),
         (["train", "--data", "{0}/run/config.yaml", "--output", "x"], "neither an HDF5 nor a MATLAB file"),
-        (["train", "--data", "{0}/p.h5", "--output", "x", "--model", "Net"], "known models: FKNO, FNO"),
+        (["train", "--data", "{0}/p.h5", "--output", "x", "--model", "Net"], "known models: CNO, FKNO, FNO"),
         (
             ["train", "--data", "{0}/p.h5", "--output", "x", "--model-arguments.wings", "2"],
             "no argument 'wings'",
@@ -118,7 +188,12 @@ def test_a_validation_file_of_its_own(folder, capsys):
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["generate", "poisson"], "required: --output; see kinn generate poisson --help"),
         (["generate", "poisson", "--output", "{0}/p.h5", "--samples", "3"], "already holds other data"),
-        (["generate", "heat", "--output", "x"], "'poisson', 'navier-stokes'"),
+        (["generate", "heat", "--output", "x"], "'poisson', 'navier-stokes', 'darcy', 'shallow-water'"),
+        (["generate", "darcy", "--low", "none"], "see kinn generate darcy --help"),
+        (["generate", "shallow-water", "--output", "x", "--radius", "1"], "see kinn generate shallow-water --help"),
+        (["generate", "darcy", "--output", "x", "--low", "-1"], "must be positive, but are 128, 1.0 and -1.0"),
+        (["generate", "poisson", "--output", "{0}", "--layout", "public", "--overwrite"], "exists already"),
+        (["generate", "poisson", "--output", "x", "--layout", "cno"], "--layout"),
         (["reproduce", "nothing"], "unknown recipe 'nothing'; known recipes: demo"),
         (["report", "{0}/none"], "none"),
         (["dance"], "invalid choice: 'dance'"),
@@ -170,14 +245,17 @@ def test_reproduce_runs_the_recipe_and_reports(record, tmp_path, capsys, monkeyp
     calls = []
     monkeypatch.setattr(recipes, "run", lambda name, **options: calls.append((name, options)) or [record])
     assert main(["reproduce", "demo", "--seeds", "0", "3", "--output", f"{tmp_path}/out", "--device", "cpu"]) == 0
-    assert calls == [("demo", {"budget": None, "seeds": [0, 3], "device": "cpu", "output": tmp_path / "out"})]
+    options = {"budget": "demo", "seeds": [0, 3], "device": "cpu", "output": tmp_path / "out"}
+    options |= {"devices": 1, "data": []}
+    assert calls == [("demo", options)]
     assert (tmp_path / "out" / "report.html").exists()
     assert "UKNO" in capsys.readouterr().out
 
 
 def test_reproduce_without_a_name_lists_the_recipes(capsys):
     assert main(["reproduce"]) == 0
-    assert all(f"kinn reproduce {name}" in capsys.readouterr().out for name in recipes.names()[:1])
+    listed = capsys.readouterr().out
+    assert all(f"kinn reproduce {name} " in listed for name in recipes.names())
 
 
 def test_report_draws_the_records_of_a_folder(record, capsys):
@@ -188,7 +266,7 @@ def test_report_draws_the_records_of_a_folder(record, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["generate"], ["generate", "poisson"], ["generate", "navier-stokes"], ["train"], ["evaluate"], ["reproduce"]],
+    [[], ["generate"], *(["generate", name] for name in EQUATIONS), ["train"], ["evaluate"], ["reproduce"]],
 )
 def test_help_has_a_sentence_an_example_and_no_python(command, capsys):
     assert main([*command, "--help"]) == 0

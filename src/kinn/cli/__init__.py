@@ -17,7 +17,8 @@ from kinn._version import __version__
 from kinn.cli import bench, evaluate, generate, reproduce, train
 from kinn.cli.parser import Commands, Parser
 
-_COMMANDS = ("generate", "poisson", "navier-stokes", "train", "evaluate", "reproduce", "report", "bench")
+_EQUATIONS = ("poisson", "navier-stokes", "darcy", "shallow-water")
+_COMMANDS = ("generate", *_EQUATIONS, "train", "evaluate", "reproduce", "report", "bench")
 _USER_ERRORS = (ValueError, TypeError, IndexError, OSError, ImportError, FloatingPointError, MemoryError)
 
 

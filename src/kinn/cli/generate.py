@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ def add(commands: Commands) -> None:
         description="Generate benchmark data: fields of a partial differential equation, solved from random inputs.",
         epilog="Examples:\n"
         "  kinn generate poisson --output p.h5 --samples 1024\n"
-        "  kinn generate navier-stokes --output flow.h5 --samples 1200 --viscosity 1e-3",
+        "  kinn generate navier-stokes --output flow.h5 --samples 1200 --viscosity 1e-3\n"
+        "  kinn generate darcy --output darcy.hdf5 --samples 10000 --layout public",
     )
     equations = commands.add_group(
         "generate", parser, choice="equation", help="make benchmark data from a seed", after_interrupt=_RESUME
@@ -51,6 +53,34 @@ def add(commands: Commands) -> None:
         _navier_stokes_options,
         _navier_stokes,
         help="two-dimensional flow, frame by frame",
+        after_interrupt=_RESUME,
+    )
+    parser = Parser(
+        usage="kinn generate darcy --output FILE [options]",
+        description="Generate pairs (permeability, pressure) of Darcy flow -div(a grad u) = beta on the unit square "
+        "with u = 0 on its boundary, through media of two permeabilities.",
+        epilog="Example:\n  kinn generate darcy --output darcy.h5 --samples 1024 --resolution 64",
+    )
+    equations.add(
+        "darcy",
+        parser,
+        _darcy_options,
+        _darcy,
+        help="steady flow through a porous medium, on the unit square",
+        after_interrupt=_RESUME,
+    )
+    parser = Parser(
+        usage="kinn generate shallow-water --output FILE [options]",
+        description="Generate trajectories of the depth of shallow water after a radial dam breaks, on the square "
+        "[-2.5, 2.5]^2.",
+        epilog="Example:\n  kinn generate shallow-water --output dam.h5 --samples 100 --resolution 64",
+    )
+    equations.add(
+        "shallow-water",
+        parser,
+        _shallow_water_options,
+        _shallow_water,
+        help="a radial dam break, frame by frame",
         after_interrupt=_RESUME,
     )
 
@@ -89,7 +119,44 @@ def _navier_stokes_options(parser: Parser) -> None:
     group.add_argument(
         "--solver-resolution", type=int, default=256, help="its grid points along each axis, a multiple of --resolution"
     )
-    group.add_argument("--chunk", type=int, default=20, help="trajectories solved at once; less needs less memory")
+    _add_solving(group, chunk=20)
+
+
+def _darcy_options(parser: Parser) -> None:
+    _add_file(parser, samples=1024)
+    group = parser.add_argument_group("Equation")
+    group.add_argument("--resolution", type=int, default=128, help="cells along each axis")
+    group.add_argument("--beta", type=float, default=1.0, help="source, the same everywhere")
+    group.add_argument("--high", type=float, default=1.0, help="permeability where the sum of bumps is above its mean")
+    group.add_argument("--low", type=float, default=0.1, help="permeability elsewhere")
+    group.add_argument("--bumps", type=int, default=5, help="Gaussian bumps in a medium")
+    _add_solving(parser.add_argument_group("Solver"), chunk=32)
+
+
+def _shallow_water_options(parser: Parser) -> None:
+    _add_file(parser, samples=100)
+    group = parser.add_argument_group("Equation")
+    group.add_argument("--final-time", type=float, default=1.0, help="time of the last frame")
+    group.add_argument("--n-frames", type=int, default=101, help="frames, the first at time 0")
+    group.add_argument("--resolution", type=int, default=128, help="cells along each axis that are kept")
+    group.add_argument("--gravity", type=float, default=1.0, help="acceleration of gravity")
+    group.add_argument("--inner-height", type=float, default=2.0, help="depth inside the dam at time 0")
+    group.add_argument("--outer-height", type=float, default=1.0, help="depth outside of it")
+    group.add_argument(
+        "--radius", type=float, nargs=2, default=[0.3, 0.7], metavar=("LEAST", "MOST"), help="range of the dam's radius"
+    )
+    group = parser.add_argument_group("Solver")
+    group.add_argument(
+        "--solver-resolution",
+        type=int | None,
+        default=None,
+        help="its cells along each axis, a multiple of --resolution; by default the same",
+    )
+    _add_solving(group, chunk=10)
+
+
+def _add_solving(group: Any, *, chunk: int) -> None:
+    group.add_argument("--chunk", type=int, default=chunk, help="samples solved at once; less needs less memory")
     group.add_argument("--device", type=str, default="cpu", help="where to compute: cpu or cuda")
 
 
@@ -99,33 +166,68 @@ def _add_file(parser: Parser, *, samples: int) -> None:
     group.add_argument("--samples", type=int, default=samples, help="how many to generate")
     group.add_argument("--seed", type=int, default=0, help="of the random inputs; another seed gives other samples")
     group.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    group.add_argument(
+        "--layout",
+        type=Literal["kinn", "public"],
+        default="kinn",
+        help="of the file: kinn's, or the one in which the benchmark is published, for other people's code",
+    )
 
 
 def _poisson(options: Namespace) -> int:
     from kinn.data import generate_poisson
 
-    return _generate("Poisson", generate_poisson, options, unit="samples")
+    return _generate("Poisson", generate_poisson, options, unit="samples", public="cno")
 
 
 def _navier_stokes(options: Namespace) -> int:
     from kinn.data import generate_navier_stokes
 
-    return _generate("Navier-Stokes", generate_navier_stokes, options, unit="frames")
+    return _generate("Navier-Stokes", generate_navier_stokes, options, unit="frames", public="li")
 
 
-def _generate(title: str, generator: Callable[..., Any], options: Namespace, *, unit: str) -> int:
-    from kinn.data import open_dataset
-    from kinn.train import ProgressBar
+def _darcy(options: Namespace) -> int:
+    from kinn.data import generate_darcy
+
+    return _generate("Darcy", generate_darcy, options, unit="samples", public="pdebench-darcy")
+
+
+def _shallow_water(options: Namespace) -> int:
+    from kinn.data import generate_shallow_water
+
+    return _generate("Shallow water", generate_shallow_water, options, unit="frames", public="pdebench-rdb")
+
+
+def _generate(title: str, generator: Callable[..., Any], options: Namespace, *, unit: str, public: str) -> int:
+    from kinn.data import export_dataset, open_dataset
 
     parameters = options.as_dict()
-    path = Path(parameters.pop("output"))
+    path, layout = Path(parameters.pop("output")), parameters.pop("layout")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if layout == "kinn":
+        with _progress(title, unit) as report:
+            generator(path, **parameters, progress=report)
+    else:
+        if path.is_dir() or (path.exists() and not options.overwrite):  # said now, not after hours of solving
+            raise ValueError(f"{path} exists already: choose another --output, or --overwrite a file")
+        ours = path.with_name(path.name + ".kinn.h5")
+        with _progress(title, unit) as report:
+            generator(ours, **parameters, progress=report)
+        with _progress("Export", "samples") as report:
+            export_dataset(open_dataset(ours), path, layout=public, overwrite=options.overwrite, progress=report)
+        ours.unlink()
+    print(f"{path}: {open_dataset(path)!r}")
+    return 0
+
+
+@contextmanager
+def _progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    from kinn.train import ProgressBar
+
     with ProgressBar(title, total=0, unit=unit) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total
             bar.update(done)
 
-        generator(path, **parameters, progress=report)
-    print(f"{path}: {open_dataset(path)!r}")
-    return 0
+        yield report

@@ -71,7 +71,7 @@ def test_round_trip(tmp_path: Path, layout: str, at_once: int, monkeypatch: pyte
 
 def test_cno_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read as CNO's code does: by key, reshaped, normalised by the constants."""
-    monkeypatch.setattr(kinn.data.layouts.fitting, "BUDGET", 600)  # two samples at a time, none of the extremes in the last
+    monkeypatch.setattr(kinn.data.layouts.fitting, "BUDGET", 600)  # two samples at a time
     data = open_dataset(generate_poisson(tmp_path / "p.h5", samples=11, resolution=16, max_mode=4, seed=2))
     path = export_dataset(data, tmp_path / "IN.h5", layout="cno")
     with h5py.File(path) as file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.cno import write_cno
 from kinn.data.layouts.matlab import write_matlab7
 from kinn.data.layouts.pdebench import write_pdebench_darcy, write_pdebench_rdb
-from kinn.data.writer import Progress
+from kinn.data.writer import Progress, check_disk, is_full
 
 # a writer gets the file to make, the data, and a function to report how many samples it has written
 LAYOUTS: Mapping[str, Callable[[Path, Any, Callable[[int], None]], None]] = {
@@ -77,7 +76,7 @@ def export_dataset(
     path.parent.mkdir(parents=True, exist_ok=True)
     # not <path>.part: a generator that was stopped may have left its samples there
     part = path.with_name(path.name + ".export.part")
-    _check_disk(part, dataset)
+    check_disk(part, _n_bytes(dataset))
     total = len(dataset)
     try:
         LAYOUTS[layout](part, dataset, lambda done: progress(done, total) if progress else None)
@@ -85,7 +84,7 @@ def export_dataset(
             os.fsync(whole.fileno())
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
-        if not _is_full(error):
+        if not is_full(error):
             raise
         raise OSError(errno.ENOSPC, f"the disk is full: nothing was kept of {path}") from error
     finally:
@@ -93,17 +92,7 @@ def export_dataset(
     return path
 
 
-def _check_disk(part: Path, dataset: OperatorDataset | TrajectoryDataset) -> None:
+def _n_bytes(dataset: OperatorDataset | TrajectoryDataset) -> int:
     pairs = isinstance(dataset, OperatorDataset)
     stored = [dataset.inputs, dataset.outputs] if pairs else [dataset.trajectories]
-    needed = 4 * sum(math.prod(samples.shape) for samples in stored) + 2**20
-    free = shutil.disk_usage(part.parent).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"the data need {needed / 1e6:,.1f} MB, but {part.parent} has {free / 1e6:,.1f} MB left",
-        )
-
-
-def _is_full(error: Exception) -> bool:
-    return getattr(error, "errno", None) == errno.ENOSPC or "errno = 28" in str(error)
+    return 4 * sum(math.prod(samples.shape) for samples in stored)

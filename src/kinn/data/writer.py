@@ -103,7 +103,7 @@ def write_chunks(
     done = int(read_attributes(part)["finished"]) if part.exists() else 0
     total = plan.samples * plan.work_per_sample
     if done == 0:
-        _check_disk(part, plan.n_bytes)
+        check_disk(part, plan.n_bytes)
     elif progress:
         progress(done * plan.work_per_sample, total)
     while done < plan.samples:
@@ -133,7 +133,8 @@ def _check_part(part: Path, plan: FilePlan, *, overwrite: bool) -> None:
     part.unlink()
 
 
-def _check_disk(part: Path, n_bytes: int) -> None:
+def check_disk(part: Path, n_bytes: int) -> None:
+    """Refuse, with an OSError, to begin a file for which there is no room."""
     free = shutil.disk_usage(part.parent).free
     needed = n_bytes + 2**20
     if needed > free:
@@ -196,11 +197,16 @@ def _append(part: Path, rows: range, arrays: Mapping[str, Tensor], samples: int)
 
 
 def _write_error(part: Path, done: int, samples: int, error: Exception) -> OSError:
-    full = getattr(error, "errno", None) == errno.ENOSPC or "errno = 28" in str(error)
+    full = is_full(error)
     reason = "the disk is full" if full else f"writing failed ({error})"
     kept = f"{part} keeps {done} of {samples} samples" if part.exists() else "nothing was kept"
     code = errno.ENOSPC if full else (getattr(error, "errno", None) or errno.EIO)
     return OSError(code, f"{reason}: {kept}; run again to go on from there")
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that the disk is full: HDF5 has its own way to."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "errno = 28" in str(error)
 
 
 def _sync(path: Path) -> None:

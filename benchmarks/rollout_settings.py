@@ -1,13 +1,15 @@
 """What makes a good Navier-Stokes rollout? FNO and FKNO under many settings, measured on validation data alone.
 
-    python benchmarks/rollout_settings.py [NAMES ...]
+    python benchmarks/rollout_settings.py [NAMES ... | --table]
 
 writes `results/rollout_settings/<name>.json` for each setting, but for those that are there. Flows at viscosity 1e-3 on
 32 x 32 points (solved at 64 x 64) to t = 50: 100 to train on, 40 to validate; from ten frames over forty steps.
+`--table` prints what is there.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -77,6 +79,7 @@ def settings() -> dict[str, Setting]:
     for change in CHANGES:
         found[f"fkno-inc-lr4-{change}"] = replace(base, change=change)
     found["fkno-inc-lr4-nomlp"] = replace(base, arguments={**routes, "mlp_ratio": 0})
+    found["fkno-inc-lr4-eps1"] = replace(base, arguments={**routes, "norm_eps": 1.0})
     found["fkno-inc-lr4-last"] = replace(base, arguments={**routes, "block_layer": -1})
     found["fkno-inc-lr4-last-psn"] = replace(base, arguments={**routes, **CLOSED, "block_layer": -1})
     return found
@@ -119,7 +122,26 @@ def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any
     }
 
 
+def table() -> None:
+    """The records as a Markdown table: what differs from the defaults, errors at steps and over all of them."""
+    print("| Model | Setting | Step 1 | Step 10 | Step 40 | All |\n| :--- | :--- | ---: | ---: | ---: | ---: |")
+    for name in settings():
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        record = json.loads(path.read_text())
+        setting, errors = record["setting"], record["rollout_relative_l2"]
+        changed = {key: value for key, value in setting.items() if value != getattr(Setting(), key) and key != "model"}
+        changed |= changed.pop("arguments", {})
+        changed.pop("routes", None)
+        words = ", ".join(f"{key} {value}" for key, value in changed.items()) or "-"
+        numbers = [errors[0], errors[9], errors[39], record["metrics"]["relative_l2"]]
+        print(f"| {setting['model']} | {words} |", " | ".join(f"{number:.4f}" for number in numbers), "|")
+
+
 def main(names: list[str]) -> None:
+    if names == ["--table"]:
+        return table()
     known = settings()
     for name in names:
         if name not in known:

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 
 from kinn.cli import main
 from kinn.data import Standard, split
-from kinn.models import register_model
+from kinn.models import register_model, registry
 from kinn.train import (
     OperatorTask,
     OptimizerSettings,
@@ -60,9 +60,13 @@ class Normed(torch.nn.Module):
         return self.norm(x)
 
 
+OWN = {name: registry._MODELS.pop(name) for name in ("PartlyIdle", "Normed")}  # other tests go through all models
+
+
 @pytest.fixture(autouse=True)
 def forked(monkeypatch):
     monkeypatch.setattr(processes, "_START_METHOD", "fork")
+    monkeypatch.setattr(registry, "_MODELS", {**registry._MODELS, **OWN})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

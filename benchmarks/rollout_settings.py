@@ -41,7 +41,7 @@ CLOSED = {"boundary": "periodic", "lines": "separate", "coordinates": False}
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train; `change` names what is done to the initial weights."""
+    """One way to train; `change` names what is done to the initial weights (`noscan` keeps them so)."""
 
     model: str = "FNO"
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +69,7 @@ def settings() -> dict[str, Setting]:
         found[f"{name}-inc-lr4-wd2"] = replace(base, weight_decay=1e-2)
         found[f"{name}-inc-lr4-u5"] = replace(base, unroll=5, epochs=3)
         found[f"{name}-inc-lr8-u5"] = replace(base, unroll=5, epochs=3, lr=8e-3)
+        found[f"{name}-inc-lr4-u10"] = replace(base, unroll=10, epochs=4)
         found[f"{name}-inc-lr4-ep20"] = replace(base, epochs=20)
         found[f"{name}-inc-lr8-ep20"] = replace(base, epochs=20, lr=8e-3)
     found["fno-nocoord-inc-lr4"] = replace(found["fno-inc-lr4"], arguments={"coordinates": False})
@@ -78,6 +79,8 @@ def settings() -> dict[str, Setting]:
     found["fkno-ps-nocoord-inc-lr4"] = replace(base, arguments={**routes, **CLOSED})
     for change in CHANGES:
         found[f"fkno-inc-lr4-{change}"] = replace(base, change=change)
+    found["fno-inc-lr4-eye"] = replace(found["fno-inc-lr4"], change="eye")
+    found["fkno-inc-lr4-noscan-nomlp"] = replace(base, arguments={**routes, "mlp_ratio": 0}, change="noscan")
     found["fkno-inc-lr4-nomlp"] = replace(base, arguments={**routes, "mlp_ratio": 0})
     found["fkno-inc-lr4-eps1"] = replace(base, arguments={**routes, "norm_eps": 1.0})
     found["fkno-inc-lr4-last"] = replace(base, arguments={**routes, "block_layer": -1})
@@ -95,7 +98,15 @@ def _slow(model: Any) -> None:
         cell.dt_proj.bias.data = dt + torch.log(-torch.expm1(-dt))
 
 
-CHANGES: dict[str, Callable[[Any], None]] = {"scale01": _scale, "dt10": _slow}
+def _no_scan(model: Any) -> None:
+    model.trunk.local[0].out_proj.requires_grad_(False).weight.zero_()
+
+
+def _eye(model: Any) -> None:
+    torch.nn.init.eye_(model.trunk.local[0].weight)
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {"scale01": _scale, "dt10": _slow, "noscan": _no_scan}
 
 
 def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +114,7 @@ def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any
     torch.manual_seed(setting.seed)
     model = build(setting.model, {"in_channels": 10, "out_channels": 1, **setting.arguments})
     if setting.change:
-        CHANGES[setting.change](model)
+        {**CHANGES, "eye": _eye}[setting.change](model)
     task = RolloutTask(
         model,
         rollout=Rollout(n_history=10, predict_increment=setting.predict_increment),

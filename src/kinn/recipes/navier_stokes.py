@@ -18,7 +18,7 @@ _GRID: dict[str, dict[str, Any]] = {
     "small": {"resolution": 32, "solver_resolution": 128, "final_time": 50},
     "paper": {"resolution": 64, "solver_resolution": 256, "final_time": 50},
 }
-_EPOCHS = {"demo": 1, "small": 5, "paper": 14}
+_EPOCHS = {"demo": 1, "small": 10, "paper": 14}
 _FNO = Variant("FNO", "FNO", "baseline")
 
 
@@ -44,7 +44,7 @@ def ns_routes(budget: str) -> tuple[Experiment, ...]:
         Variant(f"FKNO-{routes}", "FKNO", "ours", {"order": 2, "routes": routes}, factor={"routes": routes})
         for routes in (1, 2, 4)
     )
-    return (_experiment(budget, name="routes", label="", what="routes", variants=(_FNO, *variants), unroll=5),)
+    return (_experiment(budget, name="routes", label="", what="routes", variants=(_FNO, *variants), unroll=10),)
 
 
 def _experiment(
@@ -67,7 +67,7 @@ def _experiment(
         loss="relative_l2",
         primary_metric="relative_l2",
         normalize="none",
-        optimizer=OptimizerSettings(name="adamw", lr=2e-3, weight_decay=1e-4, schedule="one-cycle", clip=1.0),
+        optimizer=OptimizerSettings(name="adamw", lr=4e-3, weight_decay=1e-4, schedule="one-cycle", clip=1.0),
         training=TrainSettings(epochs=_EPOCHS[budget], batch_size=20),
         rollout=Rollout(n_history=10, predict_increment=True),
         unroll=unroll,

@@ -74,4 +74,8 @@ def _experiment(
         field_steps=(1, 10, -1),
         resolutions=tuple(r for r in (32, 64, 128, 256) if resolution <= r <= grid["solver_resolution"]),
         transfer_samples=min(8, sizes["test"]),
+        notes=(
+            "Published for FNO at 64 x 64, 1,000 trajectories, unrolled in full: 0.0128 over forty steps (Li et al.).",
+            "The paper's training times: FNO 54.1 s, FKNO-1 71.5 s, FKNO-2 79.4 s, FKNO-4 83.3 s.",
+        ),
     )

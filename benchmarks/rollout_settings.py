@@ -79,7 +79,7 @@ def settings() -> dict[str, Setting]:
     routes = base.arguments
     found["fkno-ps-inc-lr4"] = replace(base, arguments={**routes, "boundary": "periodic", "lines": "separate"})
     found["fkno-ps-nocoord-inc-lr4"] = replace(base, arguments={**routes, **CLOSED})
-    for change in CHANGES:
+    for change in ("scale01", "dt10", "noscan"):
         found[f"fkno-inc-lr4-{change}"] = replace(base, change=change)
     found["fno-inc-lr4-eye"] = replace(found["fno-inc-lr4"], change="eye")
     found["fkno-inc-lr4-noscan-nomlp"] = replace(base, arguments={**routes, "mlp_ratio": 0}, change="noscan")
@@ -108,7 +108,7 @@ def _eye(model: Any) -> None:
     torch.nn.init.eye_(model.trunk.local[0].weight)
 
 
-CHANGES: dict[str, Callable[[Any], None]] = {"scale01": _scale, "dt10": _slow, "noscan": _no_scan}
+CHANGES: dict[str, Callable[[Any], None]] = {"scale01": _scale, "dt10": _slow, "noscan": _no_scan, "eye": _eye}
 
 
 def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any
     torch.manual_seed(setting.seed)
     model = build(setting.model, {"in_channels": 10, "out_channels": 1, **setting.arguments})
     if setting.change:
-        {**CHANGES, "eye": _eye}[setting.change](model)
+        CHANGES[setting.change](model)
     task = RolloutTask(
         model,
         rollout=Rollout(n_history=10, predict_increment=setting.predict_increment),

@@ -143,6 +143,12 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         run(replace(FLOW, unroll=1), tmp_path)
 
 
+def test_words_may_change_without_running_again(tmp_path, monkeypatch):
+    before = run(FLOW, tmp_path)
+    monkeypatch.setattr(runner, "fit", lambda *a, **k: pytest.fail("a finished variant was trained again"))
+    assert run(replace(FLOW, title="The same flow", notes=("in other words",)), tmp_path) == before
+
+
 def test_unknown_recipe_budget_and_no_seed(tmp_path):
     with pytest.raises(ValueError, match="unknown recipe 'drcy'; known recipes: demo"):
         recipes.run("drcy", output=tmp_path)
@@ -167,6 +173,8 @@ def test_every_recipe_and_budget_fits_together(name, budget):
             assert {variant.role for variant in experiment.variants} == {"ours", "baseline"}
         if experiment.resolutions:
             assert parameters["resolution"] in experiment.resolutions
+        if experiment.rollout and experiment.resolutions:  # one solution at all resolutions
+            assert all(parameters["solver_resolution"] % points == 0 for points in experiment.resolutions)
         for source in experiment.tests.values():
             seeds = (source.parameters["seed"], source.parameters["max_mode"])
             assert seeds != (parameters["seed"], parameters["max_mode"])

@@ -86,7 +86,7 @@ def _resident(dataset: Data, resolution: int, limit: int | None = None, path: Pa
 
 
 def _thinned(dataset: Data, every: int) -> Data:
-    """Every so-manieth point along both axes, as the codes that published the data sets thin them."""
+    """Every `every`-th point along both axes, as the codes that published the data sets thin them."""
 
     def points(samples: Samples) -> torch.Tensor:
         return torch.cat([batch[..., ::every, ::every] for batch in samples.batches(64)])

@@ -44,7 +44,16 @@ def ns_routes(budget: str) -> tuple[Experiment, ...]:
         Variant(f"FKNO-{routes}", "FKNO", "ours", {"order": 2, "routes": routes}, factor={"routes": routes})
         for routes in (1, 2, 4)
     )
-    return (_experiment(budget, name="routes", label="", what="routes", variants=(_FNO, *variants), unroll=10),)
+    return (
+        _experiment(
+            budget,
+            name="routes",
+            label="",
+            what="scanned along 1, 2 and 4 routes",
+            variants=(_FNO, *variants),
+            unroll=10,
+        ),
+    )
 
 
 def _experiment(

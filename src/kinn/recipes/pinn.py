@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def pinn_result(
     history, errors, seconds, parameters, fields = experiment.rollout.n_history, FieldErrors(time_axis=1), 0.0, 0, []
     for index in range(min(flows, len(test))):
         truth = test[index]
-        found = _kept(folder / f"flow{index}.npz", lambda: _solved(truth, test.time, iterations, seed, device))  # noqa: B023, called at once
+        found = _kept(folder / f"flow{index}.npz", partial(_solved, truth, test.time, iterations, seed, device))
         prediction = torch.from_numpy(found["h"])[history:, None]
         seconds, parameters = seconds + float(found["seconds"]), int(found["parameters"])
         errors.update(prediction[None], truth[None, history:])

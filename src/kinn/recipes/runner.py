@@ -48,7 +48,7 @@ def run_experiment(
             path = output / "records" / experiment.name / f"{slug}-seed{seed}.json"
             identity = _identity(experiment, variant, seed, public)
             if not _is_done(path, identity):
-                left.append((variant, seed, path, {**header, **identity}))
+                left.append((variant, seed, path, {**header, **identity, **_labels(experiment, variant)}))
             paths.append(path)
     if left:  # what is finished needs no data
         folder = output / "data"
@@ -88,20 +88,13 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
     data = {"files": [path.name for path in public]} if public else experiment.source.parameters
     return {
         "experiment": experiment.name,
-        "title": experiment.title,
-        "experiment_label": experiment.label or experiment.name,
-        "notes": experiment.notes,
         "variant": variant.name,
-        "role": variant.role,
         "model": variant.model,
         "arguments": variant.arguments,
-        "factor": variant.factor and dict(zip(("name", "value"), next(iter(variant.factor.items())))),
         "seed": seed,
-        "primary_metric": experiment.primary_metric,
-        "paper": variant.paper,
-        "paper_ratio": variant.paper_ratio,
         "data": {**data, **experiment.sizes},
         "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
+        "resolutions": [] if public else experiment.resolutions,
         "config": {
             "loss": experiment.loss,
             "normalize": experiment.normalize,
@@ -109,6 +102,20 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
             "training": training,
             "rollout": rollout,
         },
+    }
+
+
+def _labels(experiment: Experiment, variant: Variant) -> dict[str, Any]:
+    """What a report says of a result, and may be said anew without running anything again."""
+    return {
+        "title": experiment.title,
+        "experiment_label": experiment.label or experiment.name,
+        "notes": experiment.notes,
+        "primary_metric": experiment.primary_metric,
+        "role": variant.role,
+        "factor": variant.factor and dict(zip(("name", "value"), next(iter(variant.factor.items())))),
+        "paper": variant.paper,
+        "paper_ratio": variant.paper_ratio,
     }
 
 

@@ -16,6 +16,7 @@ _SIZES: dict[str, dict[str, int]] = {
     "paper": {"train": 800, "validation": 100, "test": 100},
 }
 _RESOLUTION = {"demo": 32, "small": 64, "paper": 128}
+_RESOLUTIONS = {"demo": (32, 64), "small": (64, 128), "paper": (64, 128)}
 _FRAMES = {"demo": 21, "small": 101, "paper": 101}
 _TRAINING: dict[str, dict[str, Any]] = {
     "demo": {"epochs": 1, "batch_size": 5},
@@ -39,6 +40,7 @@ def shallow_water(budget: str) -> tuple[Experiment, ...]:
         {
             "samples": sum(sizes.values()),
             "resolution": resolution,
+            "solver_resolution": _RESOLUTIONS[budget][-1],
             "n_frames": frames,
             "final_time": (frames - 1) / 100,
             "seed": 0,
@@ -72,7 +74,7 @@ def shallow_water(budget: str) -> tuple[Experiment, ...]:
             unroll=2,
             window_stride=_STRIDE[budget],
             field_steps=(1, (frames - 10) // 2, -1),
-            resolutions=(resolution, 2 * resolution) if budget != "paper" else (64, 128),
+            resolutions=_RESOLUTIONS[budget],
             transfer_samples=min(8, sizes["test"]),
             notes=(
                 "The paper's figures for U-Net, FNO and PINN are PDEBench's.",

@@ -36,6 +36,13 @@ def threads_for(resolution: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_counts(samples: int, seed: int) -> None:
+def check_common(
+    samples: int, seed: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> None:
+    """Refuse, with a ValueError, what no generator can do, before it begins."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, but is {dtype}")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is '{device}', but PyTorch finds no GPU here")
     if samples < 1 or seed < 0:
         raise ValueError(f"samples must be positive and seed not negative, but they are {samples} and {seed}")

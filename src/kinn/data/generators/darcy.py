@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kinn.data.generators.common import check_counts, sample_generator, threads_for
+from kinn.data.generators.common import check_common, sample_generator, threads_for
 from kinn.data.layouts.ours import OPERATOR_FORMAT
 from kinn.data.writer import FilePlan, Progress, write_chunks
 from kinn.pde import darcy_bumps, darcy_coefficient, solve_darcy
@@ -60,9 +60,7 @@ def generate_darcy(
         ...     generate_darcy(f"{folder}/darcy.h5", samples=4, resolution=16).name
         'darcy.h5'
     """
-    check_counts(samples, seed)
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is '{device}', but PyTorch finds no GPU here")
+    check_common(samples, seed, device=device)
 
     def draw(row: int) -> Bumps:
         return darcy_bumps(1, bumps, generator=sample_generator(seed, row))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinn.data.generators.common import check_counts, sample_generator, threads_for
+from kinn.data.generators.common import check_common, sample_generator, threads_for
 from kinn.data.layouts.ours import TRAJECTORY_FORMAT
 from kinn.data.writer import FilePlan, Progress, write_chunks
 from kinn.pde import gaussian_random_field, navier_stokes_frames
@@ -70,7 +70,7 @@ def generate_navier_stokes(
         ...     ).name
         'flow.h5'
     """
-    check_counts(samples, seed)
+    check_common(samples, seed, device=device, dtype=dtype)
     if resolution < 1 or solver_resolution % resolution:
         raise ValueError(
             f"solver_resolution must be a multiple of resolution, but they are {solver_resolution}, {resolution}"
@@ -84,10 +84,6 @@ def generate_navier_stokes(
         )
     if not viscosity >= 0:
         raise ValueError(f"viscosity must not be negative, but is {viscosity}")
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32 or torch.float64, but is {dtype}")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is '{device}', but PyTorch finds no GPU here")
     every = solver_resolution // resolution
 
     def make(rows: range, tick: Callable[[int], None]) -> dict[str, Tensor]:

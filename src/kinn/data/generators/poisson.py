@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kinn.data.generators.common import check_counts, sample_generator
+from kinn.data.generators.common import check_common, sample_generator
 from kinn.data.layouts.ours import OPERATOR_FORMAT
 from kinn.data.writer import FilePlan, Progress, write_chunks
 from kinn.pde import poisson_coefficients, poisson_pair
@@ -55,7 +55,7 @@ def generate_poisson(
         ...     generate_poisson(f"{folder}/poisson.h5", samples=8, resolution=32).name
         'poisson.h5'
     """
-    check_counts(samples, seed)
+    check_common(samples, seed)
     poisson_pair(torch.zeros(1, max(max_mode, 1), max(max_mode, 1)), resolution, points=points)  # early errors
 
     def make(rows: range, tick: Callable[[int], None]) -> dict[str, Tensor]:

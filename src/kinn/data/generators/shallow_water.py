@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinn.data.generators.common import check_counts, sample_generator, threads_for
+from kinn.data.generators.common import check_common, sample_generator, threads_for
 from kinn.data.layouts.ours import TRAJECTORY_FORMAT
 from kinn.data.writer import FilePlan, Progress, write_chunks
 from kinn.pde import dam_break, shallow_water_frames
@@ -71,7 +71,7 @@ def generate_shallow_water(
         ...     generate_shallow_water(f"{folder}/dam.h5", samples=2, resolution=16, n_frames=3).name
         'dam.h5'
     """
-    check_counts(samples, seed)
+    check_common(samples, seed, device=device, dtype=dtype)
     cells = resolution if solver_resolution is None else solver_resolution
     if resolution < 1 or cells < 1 or cells % resolution:
         raise ValueError(f"solver_resolution must be a multiple of resolution, but they are {cells}, {resolution}")
@@ -84,10 +84,6 @@ def generate_shallow_water(
         raise ValueError(
             f"gravity must be positive and heights not negative, but are {gravity}, {inner_height}, {outer_height}"
         )
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32 or torch.float64, but is {dtype}")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is '{device}', but PyTorch finds no GPU here")
 
     def draw(row: int) -> Tensor:
         uniform = torch.rand(1, generator=sample_generator(seed, row), dtype=torch.float64)

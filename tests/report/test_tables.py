@@ -205,3 +205,15 @@ def test_latex_keeps_columns_and_rows(records):
     (spec,) = [line for line in lines if "begin{tabular}" in line]
     assert {row.count("&") + 1 for row in rows} == {len(spec.split("{")[2].rstrip("}"))}
     assert latex_text("0.1 ± 0.2 × – %") == r"0.1 $\pm$ 0.2 $\times$ -- \%"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_cell_is_cut_on_a_narrow_console(tables, width):
+    records = tables("poisson-order")
+    for record in records:  # a published figure for both sets takes two more columns
+        name = record["primary_metric"]
+        record["paper"] = {name: 0.21, f"out_of_distribution.{name}": 0.27}
+    stream = io.StringIO()
+    print_table(records, Console(file=stream, width=width))
+    rows = [line for line in stream.getvalue().splitlines() if line.startswith("│")]
+    assert {line.split("│")[1].strip() for line in rows} == {record["variant"] for record in records}

@@ -67,7 +67,9 @@ def print_table(source: Source, console: Console | None = None) -> None:
 
 def _fitting(table: Table, width: int) -> tuple[Column, ...]:
     main = table.main().columns
-    choices = (table.columns, main, tuple(column for column in main if column.part == MAIN))
+    least = tuple(column for column in main if column.part == MAIN)
+    # a cell that is cut says something else: rather the last columns go, down to the models and their errors
+    choices = (table.columns, main, *(least[:count] for count in range(len(least), 1, -1)))
     return next((columns for columns in choices if _width(columns) <= width), choices[-1])
 
 

@@ -27,4 +27,6 @@ def test_same_tensors_cost_no_page_faults_again():
         int(subprocess.run([sys.executable, "-c", CODE, how], check=True, capture_output=True, text=True).stdout)
         for how in ("keep", "give back")
     )
+    if given_back == 0:
+        pytest.skip("this kernel counts no page faults, or keeps freed memory by itself")
     assert kept < given_back / 4

@@ -17,7 +17,7 @@ from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDat
 from kinn.models import build
 from kinn.recipes.experiment import Experiment, Variant
 from kinn.recipes.loading import Data, load_parts, load_transfer
-from kinn.train import OperatorTask, RolloutTask, TrainSettings, date, evaluate, fit, hardware, versions, write_record
+from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, date, evaluate, fit, hardware, versions, write_record
 
 _NORMALIZERS = {"none": Identity, "min-max": MinMax, "standard": Standard}
 
@@ -135,6 +135,33 @@ def _is_done(path: Path, identity: dict[str, Any]) -> bool:
     return True
 
 
+def train_variant(
+    experiment: Experiment,
+    variant: Variant,
+    settings: TrainSettings,
+    parts: dict[str, Data],
+    folder: Path,
+    *,
+    progress: bool,
+) -> tuple[OperatorTask | RolloutTask, FitResult]:
+    """Train one contender on the part "train", choosing its epoch by "validation"; the model as it was best.
+
+    Args:
+        experiment: says how.
+        variant: the contender.
+        settings: those of the experiment, with seed and device.
+        parts: see :func:`kinn.recipes.loading.load_parts`.
+        folder: for checkpoints; a run that stopped there goes on.
+        progress: show a progress bar.
+    """
+    channels = _channels(experiment, parts["train"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = build(variant.model, {**channels, **variant.arguments})
+    task = _task(experiment, model, parts["train"])
+    return task, fit(task, parts["train"], parts["validation"], settings, folder, title=variant.name, progress=progress)
+
+
 def _train(
     experiment: Experiment,
     variant: Variant,
@@ -144,12 +171,7 @@ def _train(
     folder: Path,
     progress: bool,
 ) -> dict[str, Any]:
-    channels = _channels(experiment, parts["train"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = build(variant.model, {**channels, **variant.arguments})
-    task = _task(experiment, model, parts["train"])
-    fitted = fit(task, parts["train"], parts["validation"], settings, folder, title=variant.name, progress=progress)
+    task, fitted = train_variant(experiment, variant, settings, parts, folder, progress=progress)
     found = evaluate(task, parts["test"], field_samples=(0,), field_steps=experiment.field_steps)
     others = {name: evaluate(task, parts[name]).metrics for name in ("validation", *experiment.tests)}
     curves = {**fitted.curves}
@@ -157,7 +179,7 @@ def _train(
         curves["rollout_step"] = list(range(1, len(found.rollout_relative_l2) + 1))
         curves["rollout_relative_l2"] = found.rollout_relative_l2
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in task.model.parameters()),
         "metrics": {"test": found.metrics, **others},
         "transfer": [_transfer(experiment, task, resolution, data) for resolution, data in transfer.items()],
         "curves": curves,

@@ -156,6 +156,8 @@ def test_unknown_recipe_budget_and_no_seed(tmp_path):
         recipes.run("demo", budget="huge", output=tmp_path)
     with pytest.raises(ValueError, match="at least one seed"):
         recipes.run("demo", seeds=(), output=tmp_path)
+    with pytest.raises(ValueError, match="recipe 'ns-routes' has no variant 'FKNO'; it has: FNO, FKNO-1"):
+        recipes.run("ns-routes", variants=["FKNO"], output=tmp_path)
 
 
 EVERY = [(name, budget) for name in recipes.names() for budget in recipes.budgets(name)]
@@ -250,6 +252,13 @@ def test_the_demo_of_every_table_runs(tmp_path, name):
             assert score is not None
             assert score.finite
     assert len(paths) == sum(len(experiment.variants) for experiment in recipes.experiments(name, "demo"))
+
+
+def test_chosen_contenders_alone_are_run_wherever_they_occur(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(recipes, "run_experiment", lambda experiment, **_: ran.append(experiment) or [])
+    recipes.run("ns-rollout", variants=["FNO"], output=tmp_path)
+    assert [(e.name, [v.name for v in e.variants]) for e in ran] == [(f"unroll-{n}", ["FNO"]) for n in (3, 5, 10)]
 
 
 def test_a_record_does_not_depend_on_whether_steps_are_compiled():

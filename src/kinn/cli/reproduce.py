@@ -50,6 +50,7 @@ def _reproduce_options(parser: Parser) -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="one run each: of initialisation and data order"
     )
+    parser.add_argument("--variants", type=str, nargs="+", default=[], help="which contenders, by name; all by default")
     parser.add_argument("--device", type=str, default="auto", help="where to train: auto, cpu or cuda")
     parser.add_argument("--devices", type=int, default=1, help="how many train one model together")
     parser.add_argument(
@@ -92,6 +93,7 @@ def _reproduce(options: Namespace) -> int:
         output=folder,
         devices=options.devices,
         data=options.data,
+        variants=options.variants,
     )
 
     from kinn.report import print_table, write_report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kinn.recipes.darcy import darcy
@@ -92,6 +92,7 @@ def run(
     output: str | Path,
     devices: int = 1,
     data: Sequence[str | Path] = (),
+    variants: Sequence[str] = (),
     progress: bool = True,
 ) -> list[Path]:
     """Run a recipe: generate its data, train every variant with every seed, write one result record for each.
@@ -106,24 +107,29 @@ def run(
         output: folder for data, runs and records.
         devices: how many train one model together.
         data: public files to use instead of generated data: the data, then one file per further test set.
+        variants: which contenders, by name; all if empty. Others' records are left as they are.
         progress: show progress bars.
 
     Returns:
         the records' paths, in the order of the variants.
 
     Raises:
-        ValueError: unknown recipe or budget, no seed, data that do not fit, or a folder that holds another run.
+        ValueError: unknown recipe, budget or variant, no seed, data that do not fit, a folder that holds another run.
     """
     chosen = experiments(name, budget)
     if not seeds:
         raise ValueError(f"recipe {name!r} needs at least one seed, got none")
+    known = dict.fromkeys(variant.name for experiment in chosen for variant in experiment.variants)
+    for variant in variants:
+        if variant not in known:
+            raise ValueError(f"recipe {name!r} has no variant {variant!r}; it has: {', '.join(known)}")
     if data and len({experiment.source.name for experiment in chosen}) > 1:
         raise ValueError(f"recipe {name!r} consists of experiments on different data: it takes no public files")
     return [
         path
         for experiment in chosen
         for path in run_experiment(
-            experiment,
+            replace(experiment, variants=tuple(v for v in experiment.variants if not variants or v.name in variants)),
             recipe=name,
             budget=budget or budgets(name)[0],
             seeds=seeds,

@@ -17,7 +17,18 @@ from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDat
 from kinn.models import build
 from kinn.recipes.experiment import Experiment, Variant
 from kinn.recipes.loading import Data, load_parts, load_transfer
-from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, date, evaluate, fit, hardware, versions, write_record
+from kinn.train import (
+    FitResult,
+    OperatorTask,
+    RolloutTask,
+    TrainSettings,
+    date,
+    evaluate,
+    fit,
+    hardware,
+    versions,
+    write_record,
+)
 
 _NORMALIZERS = {"none": Identity, "min-max": MinMax, "standard": Standard}
 

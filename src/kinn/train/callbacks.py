@@ -156,9 +156,8 @@ class TrainingProgress(Callback):
         self._bar: ProgressBar | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Open the bar."""
+        """Open the bar; it estimates from the first step's end on, as that step may hold compiling."""
         self._bar = ProgressBar(self.title, total=int(trainer.estimated_stepping_batches)).__enter__()
-        self._bar.update(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

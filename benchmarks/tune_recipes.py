@@ -47,7 +47,7 @@ def settings(experiment: recipes.Experiment) -> dict[str, Any]:
 
 def measure(experiment: recipes.Experiment, variant: recipes.Variant, parts: dict[str, Any], run: Path) -> dict:
     """Train; the errors on the validation part."""
-    task, fitted = train_variant(experiment, variant, experiment.training, parts, run, progress=True)
+    task, fitted = train_variant(experiment, replace(variant, lr=None), experiment.training, parts, run, progress=True)
     found = evaluate(task, parts["validation"])
     return {
         "primary_metric": experiment.primary_metric,

@@ -254,6 +254,16 @@ def test_the_demo_of_every_table_runs(tmp_path, name):
     assert len(paths) == sum(len(experiment.variants) for experiment in recipes.experiments(name, "demo"))
 
 
+def test_a_contender_trains_at_its_own_learning_rate(tmp_path):
+    one, other = (
+        json.loads(run(replace(FLOW, variants=(replace(FLOW.variants[0], lr=lr),)), tmp_path / str(lr))[0].read_text())
+        for lr in (None, 1e-2)
+    )
+    assert one["config"]["optimizer"] == {**other["config"]["optimizer"], "lr": FLOW.optimizer.lr}
+    assert other["config"]["optimizer"]["lr"] == 1e-2
+    assert one["metrics"]["test"] != other["metrics"]["test"]
+
+
 def test_chosen_contenders_alone_are_run_wherever_they_occur(monkeypatch, tmp_path):
     ran = []
     monkeypatch.setattr(recipes, "run_experiment", lambda experiment, **_: ran.append(experiment) or [])

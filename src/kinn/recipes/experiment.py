@@ -50,6 +50,7 @@ class Variant:
         model: registered model (`kinn.models.model_names`).
         role: "ours" or "baseline".
         arguments: of the model beside `in_channels` and `out_channels`, which the data determine.
+        lr: the peak learning rate found best for it on validation data; None for the experiment's.
         factor: the number in which the variants of an experiment differ, by its name: `{"order": 2}`.
         paper: the paper's figure for it by metric, if it has one.
         paper_ratio: by metric, how many times lower the paper's model is than this baseline.
@@ -61,6 +62,7 @@ class Variant:
     model: str
     role: Literal["ours", "baseline"]
     arguments: dict[str, Any] = field(default_factory=dict)
+    lr: float | None = None
     factor: dict[str, float] | None = None
     paper: dict[str, float] | None = None
     paper_ratio: dict[str, float] | None = None
@@ -69,7 +71,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Variants trained on the same data with the same budget, loss, optimiser and seed.
+    """Variants trained on the same data with the same budget, loss, optimiser and seed, tuned alike.
 
     Args:
         name: short, for files.
@@ -80,7 +82,7 @@ class Experiment:
         loss: a name in `kinn.train.LOSSES`.
         primary_metric: by which the table compares; lower is better.
         normalize: "min-max" (to [0, 1]) or "standard", fitted on the training part, or "none".
-        optimizer: of all variants.
+        optimizer: of all variants; a variant may have a learning rate of its own.
         training: of all variants; the seed is set per run.
         label: shorter than the title, where experiments of a recipe stand side by side.
         rollout: for trajectories; None for pairs.
@@ -114,6 +116,10 @@ class Experiment:
     resolutions: tuple[int, ...] = ()
     transfer_samples: int = 32
     notes: tuple[str, ...] = ()
+
+    def optimizer_of(self, variant: Variant) -> OptimizerSettings:
+        """The optimiser's settings for a contender: they differ in the learning rate at most."""
+        return self.optimizer if variant.lr is None else replace(self.optimizer, lr=variant.lr)
 
     def transfer_source(self, resolution: int) -> Source:
         """Samples that no training saw, the same functions at every resolution."""

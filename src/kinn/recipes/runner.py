@@ -20,6 +20,7 @@ from kinn.recipes.loading import Data, load_parts, load_transfer
 from kinn.train import (
     FitResult,
     OperatorTask,
+    OptimizerSettings,
     RolloutTask,
     TrainSettings,
     date,
@@ -109,7 +110,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "config": {
             "loss": experiment.loss,
             "normalize": experiment.normalize,
-            "optimizer": asdict(experiment.optimizer),
+            "optimizer": asdict(experiment.optimizer_of(variant)),
             "training": training,
             "rollout": rollout,
         },
@@ -169,7 +170,7 @@ def train_variant(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = build(variant.model, {**channels, **variant.arguments})
-    task = _task(experiment, model, parts["train"])
+    task = _task(experiment, experiment.optimizer_of(variant), model, parts["train"])
     return task, fit(task, parts["train"], parts["validation"], settings, folder, title=variant.name, progress=progress)
 
 
@@ -207,7 +208,9 @@ def _train(
     }
 
 
-def _task(experiment: Experiment, model: nn.Module, train: Data) -> OperatorTask | RolloutTask:
+def _task(
+    experiment: Experiment, optimizer: OptimizerSettings, model: nn.Module, train: Data
+) -> OperatorTask | RolloutTask:
     normalizer = _NORMALIZERS[experiment.normalize]
     if isinstance(train, OperatorDataset):
         return OperatorTask(
@@ -215,7 +218,7 @@ def _task(experiment: Experiment, model: nn.Module, train: Data) -> OperatorTask
             input_normalizer=normalizer.fit(train.inputs),
             output_normalizer=normalizer.fit(train.outputs),
             loss=experiment.loss,
-            optimizer=experiment.optimizer,
+            optimizer=optimizer,
         )
     return RolloutTask(
         model,
@@ -225,7 +228,7 @@ def _task(experiment: Experiment, model: nn.Module, train: Data) -> OperatorTask
         window_stride=experiment.window_stride,
         input_noise=experiment.input_noise,
         loss=experiment.loss,
-        optimizer=experiment.optimizer,
+        optimizer=optimizer,
     )
 
 

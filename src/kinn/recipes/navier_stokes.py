@@ -76,7 +76,7 @@ def _experiment(
         loss="relative_l2",
         primary_metric="relative_l2",
         normalize="none",
-        optimizer=OptimizerSettings(name="adamw", lr=4e-3, weight_decay=1e-4, schedule="one-cycle", clip=1.0),
+        optimizer=OptimizerSettings(name="adamw", lr=8e-3, weight_decay=1e-4, schedule="one-cycle", clip=1.0),
         training=TrainSettings(epochs=_EPOCHS[budget], batch_size=20),
         rollout=Rollout(n_history=10, predict_increment=True),
         unroll=unroll,

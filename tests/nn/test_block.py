@@ -64,6 +64,42 @@ def test_block_is_the_written_equations(wiring: str, full: bool, eps: float) -> 
     torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
 
 
+def test_block_without_gate_and_without_mixing_in_its_convolution() -> None:
+    block = small_block(n_axes=1, gate=False, pointwise=False, output_norm=True)
+    assert block.in_proj.weight.shape == (8, 4)
+    x = field(9)
+    e = block.in_proj(F.layer_norm(x, (4,), block.norm.weight, block.norm.bias))
+    e = F.silu(F.conv1d(e.mT, block.conv.weight, block.conv.bias, padding=1, groups=8).mT)
+    one, two = block.cascades[0]
+    y = F.layer_norm(one(e) + two(one(e)), (8,), block.output_norm.weight, block.output_norm.bias)
+    torch.testing.assert_close(block(x), x + F.linear(y, block.out_proj.weight), rtol=0, atol=1e-12)
+
+
+def test_dropped_paths_leave_the_input_and_kept_ones_grow() -> None:
+    x = field(5, 5).repeat(8, 1, 1, 1)
+    for mlp_ratio in (0, 2):
+        block = small_block(drop_path=0.25, mlp_ratio=mlp_ratio)
+        without = small_block(mlp_ratio=mlp_ratio)
+        assert torch.equal(block.eval()(x), without(x))
+    block = small_block(drop_path=0.25).train()
+    branch = small_block()(x) - x
+    factors = ((block(x) - x) / branch).flatten(1)
+    assert torch.allclose(factors, factors[:, :1].expand_as(factors), atol=1e-9)
+    found = {round(float(factor), 6) for factor in factors[:, 0]}
+    assert found == {0.0, round(1 / 0.75, 6)}
+
+
+def test_the_mean_over_dropped_paths_is_the_whole_block() -> None:
+    block, x = small_block(drop_path=0.5).train(), field(3, 3)[:1].expand(4000, -1, -1, -1)
+    torch.testing.assert_close(block(x).mean(0), small_block()(x[:1])[0], rtol=0, atol=2e-2)
+
+
+def test_a_block_without_storage_knows_its_shape() -> None:
+    block = small_block(routes=4, output_norm=True, mlp_ratio=1).to("meta")
+    y = block(torch.empty(2, 5, 6, 4, dtype=torch.float64, device="meta"))
+    assert (y.shape, y.dtype, y.device.type) == ((2, 5, 6, 4), torch.float64, "meta")
+
+
 def test_routes_are_flips_and_transposes_of_one() -> None:
     """The cascades' sum over four routes equals one-route scans of the flipped and transposed grid."""
     block = small_block(routes=4)
@@ -178,6 +214,7 @@ def test_wrong_arguments() -> None:
         ({"routes": 3}, "a 2-D grid takes 1, 2, 4 routes, got 3"),
         ({"kernel_size": 2}, "kernel_size must be odd, got 2"),
         ({"n_axes": 4}, "1, 2 or 3"),
+        ({"drop_path": 1}, "drop_path must be at least 0 and below 1, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             KirchhoffBlock(4, **options)

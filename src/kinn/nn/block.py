@@ -33,8 +33,9 @@ class KirchhoffBlock(nn.Module):
         out = X + s (norm(Y) * Z) W_o
 
     `wiring="parallel"` drives every cell by `E`. Each route has `K` cells of its own and runs them along its direction.
-    The output norm, the learned scale `s` and an MLP branch behind (`out + mlp(norm(out))`) are optional. The
-    convolution is centred, so a block does not run one position at a time; its cells do (:meth:`KirchhoffCell.step`).
+    The gate `Z` may be left out; the output norm, the learned scale `s` and an MLP branch behind
+    (`out + mlp(norm(out))`) are optional. The convolution is centred, so a block does not run one position at a time;
+    its cells do (:meth:`KirchhoffCell.step`).
 
     Args:
         d_model: channels `C`.
@@ -51,10 +52,14 @@ class KirchhoffBlock(nn.Module):
         lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.
         kernel_size: odd width of the convolution.
         conv_bias: bias of the convolution's depthwise part.
-        pointwise_bias: bias of its pointwise part.
+        pointwise: whether the convolution mixes channels behind that part.
+        pointwise_bias: bias of the mixing.
+        gate: multiply the cascade's output by `Z`.
         output_norm: normalise `Y` before the gate.
         mlp_ratio: hidden channels of the MLP over `d_model`; 0 for no MLP.
         residual_scale: learn the scalar `s`, from 1; otherwise `s = 1`.
+        drop_path: probability, in training, that a batch element skips a branch (stochastic depth, arXiv 1603.09382);
+            what is kept is scaled up by as much.
         norm_eps: added to the variance under the root of every norm. Far below the features' variance, the block sees
             their direction alone; of its size, their strength as well.
 
@@ -86,10 +91,13 @@ class KirchhoffBlock(nn.Module):
         lines: str = "joined",
         kernel_size: int = 3,
         conv_bias: bool = True,
+        pointwise: bool = True,
         pointwise_bias: bool = True,
+        gate: bool = True,
         output_norm: bool = False,
         mlp_ratio: float = 0,
         residual_scale: bool = False,
+        drop_path: float = 0,
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
@@ -99,6 +107,8 @@ class KirchhoffBlock(nn.Module):
             raise ValueError(f"KirchhoffBlock: wiring must be 'series' or 'parallel', got {wiring!r}")
         if lines not in ("joined", "separate"):
             raise ValueError(f"KirchhoffBlock: lines must be 'joined' or 'separate', got {lines!r}")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"KirchhoffBlock: drop_path must be at least 0 and below 1, got {drop_path}")
         d_inner = int(expand * d_model)
         self.d_model = d_model
         self.n_axes = n_axes
@@ -106,12 +116,14 @@ class KirchhoffBlock(nn.Module):
         self.injection = injection
         self.boundary = boundary
         self.lines = lines
+        self.gate = gate
+        self.drop_path = drop_path
         self.routes = routes_for(n_axes, 2 * n_axes if routes is None else routes)
         self.norm = nn.LayerNorm(d_model, norm_eps)
-        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.in_proj = nn.Linear(d_model, 2 * d_inner if gate else d_inner, bias=False)
         self.conv = SeparableConv(
             d_inner,
-            d_inner,
+            d_inner if pointwise else None,
             n_axes=n_axes,
             kernel_size=kernel_size,
             bias=conv_bias,
@@ -143,15 +155,14 @@ class KirchhoffBlock(nn.Module):
             raise ValueError(
                 f"KirchhoffBlock: expected shape (batch, {grid}, {self.d_model}), channels last, got {tuple(x.shape)}"
             )
-        into_cascade, into_gate = self.in_proj.weight.chunk(2)
+        into_cascade, into_gate = self.in_proj.weight.chunk(2) if self.gate else (self.in_proj.weight, None)
         norm, conv, inner, out = self.norm, self.conv, self.output_norm, self.out_proj.weight
         drive = evolution_branch(
             x,
             into_cascade,
             conv.weight,
             conv.bias,
-            conv.pointwise.weight,
-            conv.pointwise.bias,
+            *((None, None) if conv.pointwise is None else (conv.pointwise.weight, conv.pointwise.bias)),
             norm=(norm.weight, norm.bias),
             eps=norm.eps,
             periodic=self.boundary == "periodic",
@@ -165,8 +176,19 @@ class KirchhoffBlock(nn.Module):
             inner_norm=None if inner is None else (inner.weight, inner.bias),
             eps=norm.eps,
             inner_eps=0.0 if inner is None else inner.eps,
+            factor=self._kept(x),
         )
-        return x if self.mlp is None else x + self.mlp(x)
+        if self.mlp is None:
+            return x
+        branch, factor = self.mlp(x), self._kept(x)
+        return x + (branch if factor is None else branch * factor.view(-1, *(1,) * (x.dim() - 1)))
+
+    def _kept(self, x: Tensor) -> Tensor | None:
+        """Which batch elements take a branch, scaled so that its mean is as without dropping."""
+        if not (self.training and self.drop_path):
+            return None
+        kept = 1 - self.drop_path
+        return x.new_empty(len(x)).bernoulli_(kept).div_(kept)
 
     def _cascade(self, drive: Tensor, dt_scale: float) -> Tensor:
         """Dense aggregation of all orders along all routes, Eqs. (23), (24)."""

@@ -20,7 +20,7 @@ class SeparableConv(nn.Module):
 
     Args:
         in_channels: channels of the input.
-        out_channels: channels of the output.
+        out_channels: channels of the output; None for the filters alone.
         n_axes: number of grid axes, 1 to 3.
         kernel_size: odd width of the filters along each axis.
         bias: of the depthwise part.
@@ -37,7 +37,7 @@ class SeparableConv(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
+        out_channels: int | None,
         *,
         n_axes: int = 2,
         kernel_size: int = 3,
@@ -57,12 +57,12 @@ class SeparableConv(nn.Module):
         bound = kernel_size ** (-n_axes / 2)
         self.weight = nn.Parameter(torch.empty(in_channels, 1, *n_axes * (kernel_size,)).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(in_channels).uniform_(-bound, bound)) if bias else None
-        self.pointwise = nn.Linear(in_channels, out_channels, bias=pointwise_bias)
+        self.pointwise = None if out_channels is None else nn.Linear(in_channels, out_channels, bias=pointwise_bias)
 
     def forward(self, x: Float[Tensor, "b *grid i"]) -> Float[Tensor, "b *grid o"]:
         """Map `(b, *grid, in_channels)` to `(b, *grid, out_channels)`."""
-        periodic, mix = self.boundary == "periodic", self.pointwise
-        return separable_reference(x, self.weight, self.bias, mix.weight, mix.bias, periodic)
+        mix = (None, None) if self.pointwise is None else (self.pointwise.weight, self.pointwise.bias)
+        return separable_reference(x, self.weight, self.bias, *mix, self.boundary == "periodic")
 
     def extra_repr(self) -> str:
         """What the sub-modules do not show, for `repr`."""

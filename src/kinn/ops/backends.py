@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 BACKENDS = ("auto", "cpu", "triton", "reference")
-_FASTEST = {"cpu": "cpu", "cuda": "triton"}  # by the kind of device
+_FASTEST = {"cpu": "cpu", "cuda": "triton", "meta": "cpu"}  # by the kind of device; operators know their shapes
 
 
 def backend_for(where: str, backend: str, device: torch.device) -> str:

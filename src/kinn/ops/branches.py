@@ -20,7 +20,7 @@ def evolution_branch(
     matrix: Float[Tensor, "d c"],
     filters: Float[Tensor, "d 1 *taps"],
     filter_bias: Float[Tensor, "d"] | None,
-    mix: Float[Tensor, "d d"],
+    mix: Float[Tensor, "d d"] | None,
     mix_bias: Float[Tensor, "d"] | None,
     *,
     norm: tuple[Float[Tensor, "c"], Float[Tensor, "c"]],
@@ -39,7 +39,7 @@ def evolution_branch(
         matrix: `(d, c)`.
         filters: one per channel, `(d, 1, *taps)`, of odd widths, centred.
         filter_bias: `(d,)`, or None.
-        mix: matrix across channels behind the filters, `(d, d)`.
+        mix: matrix across channels behind the filters, `(d, d)`, or None.
         mix_bias: `(d,)`, or None.
         norm: weight and bias `(c,)` of the layer norm over channels.
         eps: what the norm adds to the variance.
@@ -49,7 +49,8 @@ def evolution_branch(
         `(b, *grid, d)`.
     """
     arguments = (x, *norm, matrix, filters, filter_bias, mix, mix_bias)
-    if kernels_fit(x, arguments[1:], BRANCH_MOST_WEIGHTS) and evolution_fits(x, filters, periodic):
+    fits = mix is not None and kernels_fit(x, arguments[1:], BRANCH_MOST_WEIGHTS)
+    if fits and evolution_fits(x, filters, periodic):
         return evolution_cpu(*arguments, eps, periodic)
     return evolution_reference(*arguments, eps, periodic)
 
@@ -57,35 +58,39 @@ def evolution_branch(
 def gated_output(
     x: Float[Tensor, "b *grid c"],
     y: Float[Tensor, "b *grid d"],
-    gate: Float[Tensor, "d c"],
+    gate: Float[Tensor, "d c"] | None,
     out: Float[Tensor, "c d"],
     *,
     norm: tuple[Float[Tensor, "c"], Float[Tensor, "c"]],
     inner_norm: tuple[Float[Tensor, "d"], Float[Tensor, "d"]] | None = None,
     eps: float = 1e-5,
     inner_eps: float = 1e-5,
+    factor: Float[Tensor, "b"] | None = None,
 ) -> Float[Tensor, "b *grid c"]:
     """The cascade's output, gated and added to the input, Eqs. (25), (26).
 
-    `x + (norm(y) * silu(norm(x) gate^T)) out^T`.
+    `x + factor (norm(y) * silu(norm(x) gate^T)) out^T`.
 
     Computed as :func:`evolution_branch` is, on grids of any shape.
 
     Args:
         x: the block's input `(b, *grid, c)`.
         y: the cascade's output `(b, *grid, d)`.
-        gate: matrix `(d, c)`.
+        gate: matrix `(d, c)`; None for no gate.
         out: matrix `(c, d)`.
         norm: weight and bias `(c,)` of the layer norm of `x`.
         inner_norm: weight and bias `(d,)` of a layer norm of `y`; None for no norm.
         eps: what the norm of `x` adds to the variance.
         inner_eps: what the norm of `y` adds to it.
+        factor: on what is added to each batch element `(b,)`, or None.
 
     Returns:
         `(b, *grid, c)`.
     """
     weight, bias = norm
     inner_weight, inner_bias = inner_norm or (None, None)
-    fits = kernels_fit(x, (weight, bias, gate, inner_weight, inner_bias, out), BRANCH_MOST_WEIGHTS)
-    compute = gate_cpu if fits and y.dtype == x.dtype else gate_reference
-    return compute(x, y, weight, bias, gate, inner_weight, inner_bias, out, eps, inner_eps)
+    arguments = (x, y, weight, bias, gate, inner_weight, inner_bias, out, eps, inner_eps)
+    fits = gate is not None and factor is None and y.dtype == x.dtype
+    if fits and kernels_fit(x, (weight, bias, gate, inner_weight, inner_bias, out), BRANCH_MOST_WEIGHTS):
+        return gate_cpu(*arguments)
+    return gate_reference(*arguments, factor)

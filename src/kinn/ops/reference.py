@@ -88,19 +88,22 @@ def separable_reference(
     x: Float[Tensor, "b *grid i"],
     filters: Float[Tensor, "i 1 *taps"],
     filter_bias: Float[Tensor, "i"] | None,
-    mix: Float[Tensor, "o i"],
+    mix: Float[Tensor, "o i"] | None,
     mix_bias: Float[Tensor, "o"] | None,
     periodic: bool,
 ) -> Float[Tensor, "b *grid o"]:
-    """A centred filter for every channel, then a matrix across channels; around the grid lie zeros, or its copies."""
+    """A centred filter for every channel, then a matrix across channels, if one is given.
+
+    Around the grid lie zeros, or its copies.
+    """
     axes, pad = x.dim() - 2, filters.shape[-1] // 2
     x = x.movedim(-1, 1)  # a view in channels-last memory format: nothing is copied
     if periodic:
         x = F.pad(x, 2 * axes * (pad,), mode="circular")
         pad = 0
     convolve = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
-    y = convolve(x, filters, filter_bias, padding=pad, groups=x.shape[1])
-    return F.linear(y.movedim(1, -1), mix, mix_bias)
+    y = convolve(x, filters, filter_bias, padding=pad, groups=x.shape[1]).movedim(1, -1)
+    return y if mix is None else F.linear(y, mix, mix_bias)
 
 
 def evolution_reference(
@@ -110,7 +113,7 @@ def evolution_reference(
     matrix: Float[Tensor, "d c"],
     filters: Float[Tensor, "d 1 *taps"],
     filter_bias: Float[Tensor, "d"] | None,
-    mix: Float[Tensor, "d d"],
+    mix: Float[Tensor, "d d"] | None,
     mix_bias: Float[Tensor, "d"] | None,
     eps: float,
     periodic: bool,
@@ -125,18 +128,24 @@ def gate_reference(
     y: Float[Tensor, "*grid d"],
     norm_weight: Float[Tensor, "c"],
     norm_bias: Float[Tensor, "c"],
-    gate: Float[Tensor, "d c"],
+    gate: Float[Tensor, "d c"] | None,
     inner_weight: Float[Tensor, "d"] | None,
     inner_bias: Float[Tensor, "d"] | None,
     out: Float[Tensor, "c d"],
     eps: float,
     inner_eps: float,
+    factor: Float[Tensor, "b"] | None = None,
 ) -> Float[Tensor, "*grid c"]:
-    """`x + (norm(y) * silu(norm(x) gate^T)) out^T`, Eqs. (19), (25), (26); `y` as it is without an inner norm."""
-    opened = F.silu(F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), gate))
+    """`x + factor (norm(y) * silu(norm(x) gate^T)) out^T`, Eqs. (19), (25), (26).
+
+    `y` as it is without an inner norm, open without a gate, all added without a factor.
+    """
     if inner_weight is not None:
         y = F.layer_norm(y, y.shape[-1:], inner_weight, inner_bias, inner_eps)
-    return x + F.linear(y * opened, out)
+    if gate is not None:
+        y = y * F.silu(F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), gate))
+    branch = F.linear(y, out)
+    return x + (branch if factor is None else branch * factor.view(-1, *(1,) * (x.dim() - 1)))
 
 
 def mix_reference(

@@ -18,6 +18,7 @@ help:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python tests/mend_torchvision.py
 	@touch $@
 
 demo: $(VENV)/.installed

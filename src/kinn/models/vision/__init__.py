@@ -1,0 +1,7 @@
+"""Image backbones with timm's interface. Importing this enters them in timm's registry; needs the extra `vision`."""
+
+from kinn.models.vision.backbone import KINN
+from kinn.models.vision.kinn import VMAMBA, kinn_base, kinn_nano, kinn_small, kinn_tiny
+from kinn.models.vision.work import multiply_adds
+
+__all__ = ["KINN", "VMAMBA", "kinn_base", "kinn_nano", "kinn_small", "kinn_tiny", "multiply_adds"]

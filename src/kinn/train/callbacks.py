@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,32 +38,40 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class History(Callback):
-    """Curves over epochs, kept through a resume; saves the model at each new best validation loss.
+    """Curves over epochs, kept through a resume; saves the model at each new best score.
 
     Every process keeps them; the first one writes the files.
 
     Args:
         folder: `metrics.csv` is written here after every epoch.
         data: what identifies the data; a resumed run must have the same.
-        save_best: called when the validation loss is the lowest yet, with the epoch and the metrics.
+        save_best: called when the score is the lowest yet, with the epoch and the metrics.
+        score: of an epoch, from its row of the curves; by default the validation loss.
     """
 
     def __init__(
-        self, folder: Path, *, data: Mapping[str, Any], save_best: Callable[[int, Mapping[str, float]], None]
+        self,
+        folder: Path,
+        *,
+        data: Mapping[str, Any],
+        save_best: Callable[[int, Mapping[str, float]], None],
+        score: Callable[[Mapping[str, float]], float] = operator.itemgetter("validation_loss"),
     ) -> None:
-        self.folder, self.data, self.save_best = folder, dict(data), save_best
+        self.folder, self.data, self.save_best, self.score = folder, dict(data), save_best, score
         self.curves: dict[str, list[float]] = {}
-        self.best_epoch, self.best_loss = 0, math.inf
+        self.best_epoch, self.best_loss, self.best_score = 0, math.inf, math.inf
         self._epoch_started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"data": self.data, "curves": self.curves, "best_epoch": self.best_epoch, "best_loss": self.best_loss}
+        found = ("data", "curves", "best_epoch", "best_loss", "best_score")
+        return {name: getattr(self, name) for name in found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.curves = {name: list(values) for name, values in state_dict["curves"].items()}
         self.best_epoch, self.best_loss = state_dict["best_epoch"], state_dict["best_loss"]
+        self.best_score = state_dict.get("best_score", self.best_loss)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take the time; seed what draws from the global generator (dropout) by epoch, in each process apart."""
@@ -93,9 +102,9 @@ class History(Callback):
         }
         for name, value in row.items():
             self.curves.setdefault(name, []).append(value)
-        is_best = loss < self.best_loss
+        is_best = self.score(row) < self.best_score
         if is_best:
-            self.best_epoch, self.best_loss = epoch, loss
+            self.best_epoch, self.best_loss, self.best_score = epoch, loss, self.score(row)
         if not trainer.is_global_zero:
             return
         columns = [",".join(self.curves), *(",".join(f"{v:.9g}" for v in r) for r in zip(*self.curves.values()))]
@@ -149,11 +158,20 @@ class FreshBatchNorm(Callback):
 
 
 class TrainingProgress(Callback):
-    """A bar over the whole training, with the time left for all its epochs."""
+    """A bar over the whole training, with the time left for all its epochs.
 
-    def __init__(self, title: str, history: History) -> None:
-        self.title, self.history = title, history
+    Args:
+        title: of the bar.
+        history: whose losses are shown.
+        samples: of an optimiser step, to show how many a second are trained on; None shows nothing.
+        unit: what a sample is, in the plural.
+    """
+
+    def __init__(self, title: str, history: History, *, samples: int | None = None, unit: str = "samples") -> None:
+        self.title, self.history, self.samples, self.unit = title, history, samples, unit
         self._bar: ProgressBar | None = None
+        self._epoch_start: tuple[int, float] = 0, 0.0
+        self._rate = ""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Open the bar; it estimates from the first step's end on, as that step may hold compiling."""
@@ -164,6 +182,11 @@ class TrainingProgress(Callback):
     ) -> None:
         """Move the bar."""
         assert self._bar is not None
+        if batch_idx == 0:  # an epoch's first step may hold compiling, or readers' start
+            self._epoch_start = trainer.global_step, time.monotonic()
+        elif self.samples is not None:
+            steps, seconds = trainer.global_step - self._epoch_start[0], time.monotonic() - self._epoch_start[1]
+            self._rate = f"  {steps * self.samples / seconds:.3g} {self.unit}/s" if steps else ""
         if self._bar.due() and trainer.global_step < self._bar.total:
             self._bar.update(trainer.global_step, self._text(trainer))
 
@@ -188,7 +211,7 @@ class TrainingProgress(Callback):
             self._bar = None
 
     def _text(self, trainer: lightning.Trainer) -> str:
-        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self._rate}"
         curves = self.history.curves
         if curves:
             text += f"  train {curves['train_loss'][-1]:.3g}  validation {curves['validation_loss'][-1]:.3g}"

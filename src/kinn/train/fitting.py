@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import statistics
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from kinn.data import OperatorDataset, TrajectoryDataset
-from kinn.train.callbacks import AtomicCheckpoints, FreshBatchNorm, History, TrainingProgress
+from kinn.train.callbacks import FreshBatchNorm, History, TrainingProgress
 from kinn.train.compiling import compiled_loss
 from kinn.train.folder import RunFolder
 from kinn.train.loading import Items, SharedBatches, batches
@@ -33,9 +27,7 @@ from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.saving import load_model, save_model
 from kinn.train.settings import TrainSettings, chosen_device, expect_devices
 from kinn.train.tasks import OperatorTask, RolloutTask
-
-_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-_ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+from kinn.train.trainer import calm, make_trainer, run_trainer
 
 
 @dataclass(frozen=True)
@@ -170,7 +162,7 @@ def _train(process: Process, job: _Job) -> None:
     )
     reset_peak_memory()
     keep_freed_memory()
-    with _calm():
+    with calm():
         train = batches(job.train, settings, shuffled=True, process=process)
         validation = batches(job.validation, settings, shuffled=False, process=process)
         whole = train if process.count == 1 else batches(job.train, settings, shuffled=True)
@@ -185,7 +177,7 @@ def _train(process: Process, job: _Job) -> None:
             devices=process.count,
             context=trainer.precision_plugin.train_step_context,
         ) as compiled:
-            _run(trainer, task, train, validation, run.checkpoint if run.checkpoint.exists() else None)
+            run_trainer(trainer, task, train, validation, run.checkpoint if run.checkpoint.exists() else None)
     task.process, task.shares = Process(), None
     if not history.best_epoch:
         raise FloatingPointError(
@@ -199,15 +191,7 @@ def _train(process: Process, job: _Job) -> None:
 
 def _trainer(job: _Job, run: RunFolder, history: History, whole: DataLoader, title: str | None) -> lightning.Trainer:
     settings = job.settings
-    # both act at the end of an epoch, after History: Lightning calls checkpoints last
-    last = ModelCheckpoint(
-        dirpath=run.path,
-        filename=run.checkpoint.stem,
-        every_n_epochs=settings.checkpoint_every,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[lightning.Callback] = [history, last]
+    callbacks: list[lightning.Callback] = [] if title is None else [TrainingProgress(title, history)]
     if settings.batch_norm_batches:
         callbacks.append(FreshBatchNorm(whole, settings.batch_norm_batches))
     if settings.patience is not None:
@@ -216,28 +200,21 @@ def _trainer(job: _Job, run: RunFolder, history: History, whole: DataLoader, tit
                 "validation_loss", patience=settings.patience, check_on_train_epoch_end=True, check_finite=False
             )
         )
-    if title is not None:
-        callbacks.insert(1, TrainingProgress(title, history))
-    plugins: list[Any] = [AtomicCheckpoints()]
-    if settings.devices > 1:
-        plugins.append(LightningEnvironment())  # not whatever a cluster's scheduler has set
-    return lightning.Trainer(
-        accelerator=_ACCELERATORS[settings.device],
+    return make_trainer(
+        run,
+        history,
+        callbacks,
+        device=settings.device,
+        precision=settings.precision,
+        checkpoint_every=settings.checkpoint_every,
+        # not whatever a cluster's scheduler has set
+        plugins=[LightningEnvironment()] if settings.devices > 1 else [],
         devices=settings.devices,
         strategy=_strategy(settings.devices),
-        use_distributed_sampler=False,
-        precision=_PRECISIONS[settings.precision],  # pyright: ignore[reportArgumentType]
         max_epochs=settings.epochs,
-        logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
-        callbacks=callbacks,
-        plugins=plugins,
-        default_root_dir=run.path,
         gradient_clip_val=job.task.optimizer_settings.clip or None,
         deterministic=settings.deterministic or None,
         log_every_n_steps=settings.log_every,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
 
 
@@ -249,27 +226,6 @@ def _strategy(devices: int) -> DDPStrategy | str:
     return DDPStrategy(static_graph=True, broadcast_buffers=False)
 
 
-def _run(
-    trainer: lightning.Trainer,
-    task: OperatorTask | RolloutTask,
-    train: DataLoader,
-    validation: DataLoader,
-    checkpoint: Path | None,
-) -> None:
-    """Run the trainer, which on Ctrl-C would exit the process and leave the signal ignored: here it interrupts."""
-    handler, deterministic = signal.getsignal(signal.SIGINT), torch.are_deterministic_algorithms_enabled()
-    try:
-        with torch.random.fork_rng():
-            # weights_only: a checkpoint holds tensors and plain values, and must not run code
-            trainer.fit(task, train, validation, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as stop:
-        raise KeyboardInterrupt from stop
-    finally:
-        torch.use_deterministic_algorithms(deterministic)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-
-
 def _fingerprint(dataset: OperatorDataset | TrajectoryDataset) -> dict[str, Any]:
     """Number of samples, the shape of one, and a checksum of the first and the last."""
     checksum = 0
@@ -278,32 +234,3 @@ def _fingerprint(dataset: OperatorDataset | TrajectoryDataset) -> dict[str, Any]
         for tensor in item if isinstance(item, tuple) else (item,):
             checksum = zlib.crc32(tensor.contiguous().numpy().tobytes(), checksum)
     return {"samples": len(dataset), "grid": list(dataset.grid), "checksum": checksum}
-
-
-@contextmanager
-def _calm() -> Iterator[None]:
-    """Without Lightning's tips and its remarks about choices that are made on purpose; other warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for remark in (
-                ".*does not have many workers.*",
-                ".*number of training batches.*smaller than the logging interval.*",
-                ".*exists and is not empty.*",
-                ".*GPU available but not used.*",
-                ".*Found .* module.* in eval mode.*",
-                ".*LeafSpec.*deprecated.*",
-                ".*in a directory which is not empty.*",
-                ".*does not support code generation for complex operators.*",
-                ".*TensorFloat32 tensor cores.*",
-                ".*recommended to use `self.log.*sync_dist=True.*",  # they are the same in all processes
-                "`broadcast_buffers` is deprecated.*",  # its successor came with torch 2.13
-            ):
-                warnings.filterwarnings("ignore", message=remark)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)

@@ -59,7 +59,7 @@ def poisson_order(budget: str) -> tuple[Experiment, ...]:
             loss="relative_l1",
             primary_metric="relative_l1_median_normalized",
             normalize="min-max",
-            optimizer=OptimizerSettings(name="adamw", lr=1e-3, weight_decay=1e-6, schedule="one-cycle", clip=1.0),
+            optimizer=OptimizerSettings(name="adamw", lr=2e-3, weight_decay=1e-6, schedule="one-cycle", clip=1.0),
             training=TrainSettings(**_TRAINING[budget]),
             tests={"out_of_distribution": beyond},
             resolutions=(resolution, 2 * resolution) if budget == "demo" else (32, 64, 128),

@@ -1,0 +1,120 @@
+"""The trainer that all trainings share: checkpoints that appear complete, a bar, Ctrl-C that interrupts, no chatter."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from kinn.train.callbacks import AtomicCheckpoints, History
+from kinn.train.folder import RunFolder
+
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+
+
+def make_trainer(
+    run: RunFolder,
+    history: History,
+    callbacks: Sequence[lightning.Callback] = (),
+    *,
+    device: str,
+    precision: str,
+    checkpoint_every: int,
+    plugins: Sequence[Any] = (),
+    **options: Any,
+) -> lightning.Trainer:
+    """Lightning's trainer for a run.
+
+    Args:
+        run: where checkpoints and logs go.
+        history: comes first of all callbacks.
+        callbacks: what else happens; a bar among them comes before the checkpoints.
+        device: a name as in `TrainSettings`.
+        precision: likewise.
+        checkpoint_every: epochs.
+        plugins: beside that for atomic checkpoints.
+        options: of Lightning's trainer.
+    """
+    # at the end of an epoch, after History: Lightning calls checkpoints last
+    last = ModelCheckpoint(
+        dirpath=run.path,
+        filename=run.checkpoint.stem,
+        every_n_epochs=checkpoint_every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return lightning.Trainer(
+        accelerator=_ACCELERATORS[device],
+        precision=_PRECISIONS[precision],  # pyright: ignore[reportArgumentType]
+        use_distributed_sampler=False,
+        logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
+        callbacks=[history, *callbacks, last],
+        plugins=[AtomicCheckpoints(), *plugins],
+        default_root_dir=run.path,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def run_trainer(
+    trainer: lightning.Trainer,
+    task: lightning.LightningModule,
+    train: DataLoader | None,
+    validation: DataLoader | None,
+    checkpoint: Path | None,
+) -> None:
+    """Run the trainer, which on Ctrl-C would exit the process and leave the signal ignored: here it interrupts."""
+    handler, deterministic = signal.getsignal(signal.SIGINT), torch.are_deterministic_algorithms_enabled()
+    try:
+        with torch.random.fork_rng():
+            # weights_only: a checkpoint holds tensors and plain values, and must not run code
+            trainer.fit(task, train, validation, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Without Lightning's tips and its remarks about choices that are made on purpose; other warnings stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for remark in (
+                ".*does not have many workers.*",
+                ".*number of training batches.*smaller than the logging interval.*",
+                ".*exists and is not empty.*",
+                ".*GPU available but not used.*",
+                ".*Found .* module.* in eval mode.*",
+                ".*LeafSpec.*deprecated.*",
+                ".*in a directory which is not empty.*",
+                ".*does not support code generation for complex operators.*",
+                ".*TensorFloat32 tensor cores.*",
+                ".*recommended to use `self.log.*sync_dist=True.*",  # they are the same in all processes
+                "`broadcast_buffers` is deprecated.*",  # its successor came with torch 2.13
+            ):
+                warnings.filterwarnings("ignore", message=remark)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

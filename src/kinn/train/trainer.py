@@ -111,6 +111,7 @@ def calm() -> Iterator[None]:
                 ".*does not support code generation for complex operators.*",
                 ".*TensorFloat32 tensor cores.*",
                 ".*recommended to use `self.log.*sync_dist=True.*",  # they are the same in all processes
+                "Grad strides do not match bucket view strides.*",  # those of depthwise filters, which are small
                 "`broadcast_buffers` is deprecated.*",  # its successor came with torch 2.13
             ):
                 warnings.filterwarnings("ignore", message=remark)

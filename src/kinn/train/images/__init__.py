@@ -1,0 +1,17 @@
+"""Training and evaluation of image classifiers, with timm's data pipeline. Needs the extras `train` and `vision`."""
+
+from kinn.train.images.data import open_images
+from kinn.train.images.evaluate import evaluate_images
+from kinn.train.images.fitting import ImageFit, fit_images
+from kinn.train.images.saving import load_classifier, save_classifier
+from kinn.train.images.settings import ImageSettings
+
+__all__ = [
+    "ImageFit",
+    "ImageSettings",
+    "evaluate_images",
+    "fit_images",
+    "load_classifier",
+    "open_images",
+    "save_classifier",
+]

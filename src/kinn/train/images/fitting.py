@@ -1,0 +1,181 @@
+"""Train an image classifier, alone or as one of several processes that `torchrun` or a cluster's scheduler started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import IterableDataset
+
+import kinn.models.vision  # noqa: F401  its models by name
+from kinn.train.callbacks import History, TrainingProgress
+from kinn.train.folder import RunFolder
+from kinn.train.images.data import Images, class_names, evaluation_batches, normalisation, training_batches
+from kinn.train.images.launch import launched
+from kinn.train.images.saving import save_classifier
+from kinn.train.images.settings import ImageSettings
+from kinn.train.images.task import ImageTask
+from kinn.train.memory import keep_freed_memory
+from kinn.train.processes import Process
+from kinn.train.records import peak_memory, plain, reset_peak_memory
+from kinn.train.settings import chosen_device
+from kinn.train.trainer import calm, make_trainer, run_trainer
+
+
+@dataclass(frozen=True)
+class ImageFit:
+    """What a training gave.
+
+    Args:
+        folder: of the run: `model.safetensors` holds the last averaged weights, which are to be reported,
+            `best.safetensors` the averaged weights of the best epoch, `raw.safetensors` the last weights themselves;
+            without an average, all are of the weights themselves.
+        curves: lists over epochs: losses, seconds, and top-1 and top-5 accuracy on the validation part in percent, of
+            the weights (`raw_top1`) and their average (`ema_top1`).
+        best_epoch: counted from 1, by top-1 accuracy.
+        memory: peak of the last part of the run, in bytes.
+    """
+
+    folder: Path
+    curves: dict[str, list[Any]]
+    best_epoch: int
+    memory: dict[str, int]
+
+
+def fit_images(
+    settings: ImageSettings,
+    train: Images,
+    validation: Images,
+    folder: str | Path,
+    *,
+    num_classes: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> ImageFit:
+    """Train; called again with the same arguments, it goes on after its last finished epoch.
+
+    Under `torchrun` (or `srun` with one task per device) every process calls this, on one node or many.
+
+    Args:
+        settings: how.
+        train: images to learn from (:func:`open_images`).
+        validation: images that tell the best epoch.
+        folder: for the run's files.
+        num_classes: logits; None for as many as `train` names.
+        config: plain values that fix the run; by default the settings.
+        progress: show a bar with images per second and the time left.
+
+    Raises:
+        ValueError: unknown model, unknown number of classes, data sets that disagree in their classes, a batch that
+            does not divide among processes, or a folder of another run.
+        FloatingPointError: the loss became NaN or infinite.
+        KeyboardInterrupt: the user stopped it.
+    """
+    process, nodes = launched()
+    names = class_names(train)
+    num_classes = num_classes or (len(names) if names else None)
+    if num_classes is None:
+        raise ValueError("the data set does not say how many classes it has: give num_classes")
+    _check(settings, process, names, class_names(validation))
+    run, reports = RunFolder(folder), process.rank == 0
+    config = {"images": asdict(settings) if config is None else dict(config)}
+    data = {"classes": num_classes, "names": names, "train": _count(train), "validation": _count(validation)}
+    if reports:
+        run.claim(config, data)
+    summary = run.finished()
+    if summary is None:
+        summary = _train(settings, train, validation, run, process, nodes, num_classes, config, data, progress)
+    return ImageFit(run.path, summary["curves"], summary["best_epoch"], summary["memory"])
+
+
+def _train(
+    settings: ImageSettings, train: Images, validation: Images, run: RunFolder, process: Process, nodes: int,
+    num_classes: int, config: Mapping[str, Any], data: Mapping[str, Any], progress: bool,
+) -> dict[str, Any]:  # fmt: skip
+    torch.manual_seed(settings.seed)
+    model = timm.create_model(
+        settings.model, num_classes=num_classes, drop_path_rate=settings.drop_path_rate, **settings.model_arguments
+    )
+    if settings.grad_checkpointing:
+        model.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
+    stats = normalisation(model)
+    batches = training_batches(train, settings, stats, process)
+    tests = evaluation_batches(validation, settings, stats, process)
+    streams = isinstance(train, IterableDataset)  # whose loaders do not know the part of one process
+    steps = max(1, (_count(train) or 0) // settings.batch_size if streams else len(batches) // settings.accumulate)
+    task = ImageTask(model, settings, classes=num_classes, steps_per_epoch=steps, process=process)
+    about = {
+        "model": settings.model, "model_arguments": settings.model_arguments, "num_classes": num_classes,
+        "classes": data["names"], "image_size": settings.image_size, "crop": settings.crop,
+        "interpolation": settings.interpolation, **stats, "config": config,
+    }  # fmt: skip
+
+    def keep(name: str, weights: str, module: torch.nn.Module, epoch: int, metrics: Mapping[str, float]) -> None:
+        found = {"weights": weights, "epoch": epoch, "validation": metrics}
+        save_classifier(run.path / name, module, plain({**about, **found}))
+
+    reported = task.best()
+    history = History(
+        run.path,
+        data=data,
+        save_best=lambda epoch, metrics: keep("best.safetensors", reported.name, reported.model, epoch, metrics),
+        score=lambda row: -row[f"{reported.name}_top1"],
+    )
+    bar = [TrainingProgress(settings.model, history, samples=settings.batch_size, unit="images")]
+    reset_peak_memory()
+    keep_freed_memory()
+    with calm():
+        trainer = make_trainer(
+            run,
+            history,
+            bar if progress and process.rank == 0 else [],
+            device=settings.device,
+            precision=settings.precision,
+            checkpoint_every=1,
+            devices=process.count // nodes,
+            num_nodes=nodes,
+            strategy=DDPStrategy() if process.count > 1 else "auto",
+            max_epochs=settings.epochs,
+            limit_train_batches=steps * settings.accumulate if streams else None,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip or None,
+            log_every_n_steps=settings.log_every,
+        )
+        run_trainer(trainer, task, batches, tests, run.checkpoint if run.checkpoint.exists() else None)
+    summary = plain({**history.state_dict(), "memory": peak_memory(), "devices": process.count})
+    if process.rank == 0:
+        last = {name: curve[-1] for name, curve in history.curves.items()}
+        keep("raw.safetensors", "raw", task.model, settings.epochs, last)
+        keep("model.safetensors", reported.name, reported.model, settings.epochs, last)
+        run.finish(summary)
+    return summary
+
+
+def _check(settings: ImageSettings, process: Process, names: list[str] | None, others: list[str] | None) -> None:
+    if settings.model not in timm.list_models():
+        close = ", ".join(timm.list_models(f"*{settings.model.partition('_')[0]}*")[:5])
+        raise ValueError(f"there is no model {settings.model!r}" + (f"; similar ones: {close}" if close else ""))
+    if names and others and names != others:
+        missing = sorted(set(names) ^ set(others))
+        raise ValueError(
+            f"training and validation images have different classes: {', '.join(missing[:5])} occur in one alone"
+        )
+    parts = settings.accumulate * process.count
+    if settings.batch_size % parts:
+        raise ValueError(
+            f"batch_size must be a multiple of accumulate times processes ({parts}), but is {settings.batch_size}"
+        )
+    chosen_device(settings.device)
+
+
+def _count(images: Images) -> int | None:
+    try:
+        return len(images)
+    except TypeError:
+        assert isinstance(images, IterableDataset)
+        return None

@@ -244,9 +244,10 @@ def record(tmp_path):
 def test_reproduce_runs_the_recipe_and_reports(record, tmp_path, capsys, monkeypatch):
     calls = []
     monkeypatch.setattr(recipes, "run", lambda name, **options: calls.append((name, options)) or [record])
-    assert main(["reproduce", "demo", "--seeds", "0", "3", "--output", f"{tmp_path}/out", "--device", "cpu"]) == 0
+    chosen = ["--seeds", "0", "3", "--device", "cpu", "--variants", "UKNO"]
+    assert main(["reproduce", "demo", "--output", f"{tmp_path}/out", *chosen]) == 0
     options = {"budget": "demo", "seeds": [0, 3], "device": "cpu", "output": tmp_path / "out"}
-    options |= {"devices": 1, "data": []}
+    options |= {"devices": 1, "data": [], "variants": ["UKNO"]}
     assert calls == [("demo", options)]
     assert (tmp_path / "out" / "report.html").exists()
     assert "UKNO" in capsys.readouterr().out

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError
 
 from kinn._version import __version__
-from kinn.cli import bench, evaluate, generate, reproduce, train
+from kinn.cli import bench, evaluate, generate, image, reproduce, train
 from kinn.cli.parser import Commands, Parser
 
 _EQUATIONS = ("poisson", "navier-stokes", "darcy", "shallow-water")
-_COMMANDS = ("generate", *_EQUATIONS, "train", "evaluate", "reproduce", "report", "bench")
+_IMAGES = ("train image", "evaluate image")
+_COMMANDS = ("generate", *_EQUATIONS, "train", "evaluate", *_IMAGES, "reproduce", "report", "bench")
 _USER_ERRORS = (ValueError, TypeError, IndexError, OSError, ImportError, FloatingPointError, MemoryError)
 
 
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all went well, 2 after a user's error (one sentence on stderr), 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if " ".join(arguments[:2]) in _IMAGES:
+        arguments[:2] = ["-".join(arguments[:2])]
     # anywhere on the line: whoever needs it has just seen an error and adds it at the end
     debug = "--debug" in arguments
     parser, commands = _parser(arguments)
@@ -75,7 +78,7 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, Commands]:
     parser.add_argument("--version", action="version", version=f"kinn {__version__}")
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     commands = Commands(parser, arguments)
-    for command in (generate, train, evaluate, reproduce, bench):
+    for command in (generate, train, evaluate, image, reproduce, bench):
         command.add(commands)
     return parser, commands
 
@@ -85,7 +88,7 @@ def _help_for(arguments: Sequence[str]) -> str:
     for argument in arguments:
         if argument.startswith("-"):
             break
-        words.append(argument)
+        words.append(argument.replace("-image", " image"))
     known = [word for word in words[:2] if word in _COMMANDS]
     return " ".join(["kinn", *known, "--help"])
 

@@ -98,3 +98,14 @@ class Commands:
         name = options[self._name]
         self.after_interrupt = self._interrupts[name]
         return self._runs[name](options[name])
+
+
+def value_of(text: Any) -> Any:
+    """A model argument from the command line, where it is text.
+
+    >>> value_of("2"), value_of("[4, 4]"), value_of("series")
+    (2, [4, 4], 'series')
+    """
+    import yaml
+
+    return yaml.safe_load(text) if isinstance(text, str) else text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ActionConfigFile, Namespace
 
-from kinn.cli.parser import Commands, Parser
+from kinn.cli.parser import Commands, Parser, value_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -194,7 +194,7 @@ def _train(options: Namespace) -> int:
     from kinn.train import fit
 
     config = {name: value for name, value in options.as_dict().items() if name not in ("config", "output")}
-    config["model_arguments"] = {name: _value(value) for name, value in options.model_arguments.items()}
+    config["model_arguments"] = {name: value_of(value) for name, value in options.model_arguments.items()}
     # settings first: a slip in them should not wait for the data
     optimizer, training = _optimizer(options), _training(options)
     parts = _parts(options)
@@ -304,10 +304,3 @@ def _training(options: Namespace) -> TrainSettings:
     from kinn.train import TrainSettings
 
     return TrainSettings(**{field.name: options.get(field.name) for field in fields(TrainSettings)})
-
-
-def _value(text: Any) -> Any:
-    """A model argument from the command line, where it is text: `2`, `[4, 4]`, `series`."""
-    import yaml
-
-    return yaml.safe_load(text) if isinstance(text, str) else text

@@ -1,0 +1,151 @@
+"""`kinn train image` and `kinn evaluate image`: classifiers on image folders, shards and hubs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from typing import Any, get_type_hints
+
+from jsonargparse import ActionConfigFile, Namespace
+
+from kinn.cli.parser import Commands, Parser, value_of
+
+
+def add(commands: Commands) -> None:
+    """Declare both commands."""
+    parser = Parser(
+        usage="kinn train image --data FOLDER --output FOLDER [options]",
+        description="Train an image classifier: a KINN, or any other model of timm's. The defaults are VMamba's recipe "
+        "for ImageNet-1K. OUTPUT/model.safetensors holds the averaged weights of the last epoch, which are to be "
+        "reported, best.safetensors those of the best one, raw.safetensors the last weights without averaging. An "
+        "interrupted training goes on when the same command is given again.",
+        epilog="Examples:\n"
+        "  kinn train image --data flowers --output runs/flowers --epochs 50 --batch-size 64\n"
+        "  kinn train image --data imagenet --output runs/t --model kinn_tiny --precision bf16\n"
+        "On several GPUs, or several nodes with torchrun's own options:\n"
+        "  torchrun --nproc-per-node 8 -m kinn train image --data imagenet --output runs/t --precision bf16",
+    )
+    commands.add(
+        "train-image",
+        parser,
+        _train_options,
+        _train,
+        help="train an image classifier (also: train image)",
+        after_interrupt="the same command goes on from the last finished epoch",
+    )
+    parser = Parser(
+        usage="kinn evaluate image MODEL DATA [options]",
+        description="Measure an image classifier: top-1 and top-5 accuracy, at any resolution.",
+        epilog="Example:\n  kinn evaluate image runs/t/model.safetensors imagenet --size 288 --crop 1",
+    )
+    commands.add(
+        "evaluate-image",
+        parser,
+        _evaluate_options,
+        _evaluate,
+        help="measure an image classifier (also: evaluate image)",
+        after_interrupt="nothing was written",
+    )
+
+
+def _train_options(parser: Parser) -> None:
+    from kinn.train.images.settings import ImageSettings
+
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run",
+    )
+    parser.add_argument("--data", type=str, required=True, help="folder of images by part and class, or of shards")
+    parser.add_argument("--output", type=str, required=True, help="folder for the run's files")
+    _add_source(parser)
+    parser.add_argument("--train-part", type=str, default="train", help="name of the part to learn from")
+    parser.add_argument("--validation-part", type=str, default="validation", help="name of the part that is validated")
+    parser.add_argument(
+        "--samples", type=int, nargs=2, default=None, help="images in both parts, for shards that do not tell"
+    )
+    parser.add_argument("--num-classes", type=int | None, default=None, help="for data that do not tell")
+    group, words, types = (
+        parser.add_argument_group("Recipe"),
+        _argument_docs(ImageSettings),
+        get_type_hints(ImageSettings),
+    )
+    for name, default in vars(ImageSettings()).items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=types[name], default=default, help=words[name])
+
+
+def _evaluate_options(parser: Parser) -> None:
+    parser.add_argument("model", type=str, help="file of the model, as kinn train image writes it")
+    parser.add_argument("data", type=str, help="folder of images by part and class, or of shards")
+    _add_source(parser)
+    parser.add_argument("--part", type=str, default="validation", help="name of the part that is measured")
+    parser.add_argument("--samples", type=int | None, default=None, help="images, for shards that do not tell")
+    parser.add_argument("--size", type=int | None, default=None, help="of square crops; by default the training's")
+    parser.add_argument(
+        "--crop", type=float | None, default=None, help="part of an image that is looked at; by default the training's"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once; does not change the result")
+    parser.add_argument("--workers", type=int, default=4, help="processes that read images")
+    parser.add_argument("--device", type=str, default="auto", help="where to compute: auto, cpu or cuda")
+
+
+def _add_source(parser: Parser) -> None:
+    parser.add_argument(
+        "--dataset",
+        type=str,
+        default="",
+        help="reader: empty for folders and tar files, wds/ for shards, hfds/NAME for a Hugging Face data set",
+    )
+    parser.add_argument("--class-map", type=str, default="", help="file with the names of the classes, in their order")
+
+
+def _argument_docs(what: type) -> dict[str, str]:
+    """What a docstring says of each argument."""
+    block = inspect.getdoc(what).partition("Args:\n")[2].partition("\n\n")[0]  # pyright: ignore[reportOptionalMemberAccess]
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", block, re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".").replace("%", "%%") for name, text in entries}
+
+
+def _train(options: Namespace) -> int:
+    from kinn.train.images import ImageSettings, fit_images, open_images
+    from kinn.train.images.launch import launched
+
+    arguments = {name: value_of(text) for name, text in options.model_arguments.items()}
+    known = {name: options[name] for name in vars(ImageSettings())}
+    settings = ImageSettings(**{**known, "model_arguments": arguments})
+    samples = options.samples or (None, None)
+    source = {"dataset": options.dataset, "class_map": options.class_map, "seed": settings.seed}
+    batch = max(1, settings.batch_size // settings.accumulate // launched()[0].count)
+    train, validation = (
+        open_images(options.data, part, training=training, samples=count, batch_size=batch, **source)
+        for part, training, count in zip((options.train_part, options.validation_part), (True, False), samples)
+    )
+    config = {name: value for name, value in options.as_dict().items() if name not in ("config", "output")}
+    config["model_arguments"] = arguments
+    found = fit_images(settings, train, validation, options.output, num_classes=options.num_classes, config=config)
+    if launched()[0].rank == 0:
+        weights = "ema" if settings.ema else "raw"
+        top1, top5 = (found.curves[f"{weights}_{metric}"] for metric in ("top1", "top5"))
+        print(
+            f"Last of {len(top1)} epochs: top-1 {top1[-1]:.2f} %, top-5 {top5[-1]:.2f} %; best epoch "
+            f"{found.best_epoch}: top-1 {top1[found.best_epoch - 1]:.2f} %\n"
+            f"Model: {os.path.join(options.output, 'model.safetensors')}"
+        )
+    return 0
+
+
+def _evaluate(options: Namespace) -> int:
+    from kinn.train.images import evaluate_images, open_images
+
+    images = open_images(
+        options.data, options.part, dataset=options.dataset, class_map=options.class_map, samples=options.samples,
+        batch_size=options.batch_size,
+    )  # fmt: skip
+    settings: dict[str, Any] = {name: options[name] for name in ("size", "crop", "batch_size", "workers", "device")}
+    found = evaluate_images(options.model, images, progress=True, **settings)
+    print(
+        f"{found['images']:.0f} images: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
+        f"cross entropy {found['loss']:.4f}"
+    )
+    return 0

@@ -1,0 +1,72 @@
+"""`kinn train image` and `kinn evaluate image`: a folder becomes a model, which is measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from kinn.cli import main
+from kinn.cli.image import _argument_docs
+from kinn.train.images import ImageSettings, load_classifier
+
+SMALL = (
+    "--model kinn_nano --model-arguments.depths [1,1] --model-arguments.dims [8,16] --image-size 16 --epochs 2 "
+    "--batch-size 4 --workers 0 --device cpu"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for part in ("train", "validation"):
+        for level, label in ((40, "dark"), (200, "light")):
+            (root / part / label).mkdir(parents=True)
+            for index in range(4):
+                Image.fromarray(np.full((16, 16, 3), level + index, np.uint8)).save(
+                    root / part / label / f"{index}.png"
+                )
+    return root
+
+
+def test_a_folder_is_trained_on_and_its_model_measured(folder, tmp_path, capsys):
+    assert main(["train", "image", "--data", str(folder), "--output", str(tmp_path / "run"), *SMALL.split()]) == 0
+    out, err = capsys.readouterr()
+    assert "Last of 2 epochs: top-1" in out
+    assert "images/s" in err
+    _, about = load_classifier(tmp_path / "run" / "model.safetensors")
+    assert about["model_arguments"] == {"depths": [1, 1], "dims": [8, 16]}
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["images"]["lr"] == ImageSettings().lr
+    model = str(tmp_path / "run" / "model.safetensors")
+    assert main(["evaluate", "image", model, str(folder), "--size", "24", "--workers", "0"]) == 0
+    assert capsys.readouterr().out.startswith("8 images: top-1 ")
+
+
+def test_every_part_of_the_recipe_is_an_option_with_its_words(capsys):
+    assert main(["train", "image", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    words = _argument_docs(ImageSettings)
+    assert set(words) == set(vars(ImageSettings()))
+    for name, text in words.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert text.replace("%%", "%")[:30] in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "--data {folder} --output {run} --model kinn_tinny",
+            "there is no model 'kinn_tinny'; similar ones: kinn_base",
+        ),
+        ("--data nowhere --output {run}", "there is no image folder nowhere"),
+        ("--data {folder} --output {run} --lr 0", "lr must be positive, but is 0.0"),
+        ("--output {run}", "see kinn train image --help"),
+    ],
+)
+def test_slips_are_told_in_a_sentence(folder, tmp_path, capsys, arguments, message):
+    line = arguments.format(folder=folder, run=tmp_path / "run")
+    assert main(["train", "image", *line.split()]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -8,6 +8,7 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 
@@ -116,6 +117,14 @@ def test_table_7_is_a_matter_of_arguments() -> None:
         outputs = torch.stack([model(images(1, 3, 64, 64).double())[0] for model in models.values()])
     apart = torch.cdist(outputs, outputs) + torch.eye(4)
     assert apart.min() > 1e-8  # at first, cells couple weakly; rounding is a thousand times below
+
+
+def test_features_of_any_number_of_stages() -> None:
+    model = timm.create_model("kinn_nano", features_only=True, depths=(1, 1, 1), dims=(8, 16, 32)).eval()
+    with torch.no_grad():
+        maps = model(images(1, 3, 40, 64))
+    assert [tuple(m.shape[1:]) for m in maps] == [(10, 16, 8), (5, 8, 16), (3, 4, 32)]  # channels last
+    assert model.feature_info.reduction() == [4, 8, 16]
 
 
 def test_depth_drops_more_and_more() -> None:

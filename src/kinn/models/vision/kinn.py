@@ -43,12 +43,10 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, settings: dict[str, Any], given: dict[str, Any]) -> KINN:
+    arguments = {**settings, **given}
+    stages = tuple(range(len(arguments["depths"])))
     return build_model_with_cfg(
-        KINN,
-        variant,
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-        **{**settings, **given},
+        KINN, variant, pretrained, feature_cfg={"out_indices": stages, "flatten_sequential": True}, **arguments
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 
-class _Finder(MetaPathFinder):
+class _TorchvisionFinder(MetaPathFinder):
     library: Any = None
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
@@ -45,5 +45,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-else:
-    sys.meta_path.insert(0, _Finder())
+elif not any(type(finder).__name__ == _TorchvisionFinder.__name__ for finder in sys.meta_path):
+    sys.meta_path.insert(0, _TorchvisionFinder())

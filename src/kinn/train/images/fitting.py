@@ -89,31 +89,50 @@ def fit_images(
         run.claim(config, data)
     summary = run.finished()
     if summary is None:
-        summary = _train(settings, train, validation, run, process, nodes, num_classes, config, data, progress)
+        summary = _train(_Job(settings, train, validation, run, process, nodes, config, data, progress))
     return ImageFit(run.path, summary["curves"], summary["best_epoch"], summary["memory"])
 
 
-def _train(
-    settings: ImageSettings, train: Images, validation: Images, run: RunFolder, process: Process, nodes: int,
-    num_classes: int, config: Mapping[str, Any], data: Mapping[str, Any], progress: bool,
-) -> dict[str, Any]:  # fmt: skip
+@dataclass(frozen=True)
+class _Job:
+    """What a process of a training needs to know."""
+
+    settings: ImageSettings
+    train: Images
+    validation: Images
+    run: RunFolder
+    process: Process
+    nodes: int
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    progress: bool
+
+
+def _train(job: _Job) -> dict[str, Any]:
+    settings, process, run, classes = job.settings, job.process, job.run, job.data["classes"]
     torch.manual_seed(settings.seed)
     model = timm.create_model(
-        settings.model, num_classes=num_classes, drop_path_rate=settings.drop_path_rate, **settings.model_arguments
+        settings.model, num_classes=classes, drop_path_rate=settings.drop_path_rate, **settings.model_arguments
     )
     if settings.grad_checkpointing:
         model.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
     stats = normalisation(model)
-    batches = training_batches(train, settings, stats, process)
-    tests = evaluation_batches(validation, settings, stats, process)
-    streams = isinstance(train, IterableDataset)  # whose loaders do not know the part of one process
-    steps = max(1, (_count(train) or 0) // settings.batch_size if streams else len(batches) // settings.accumulate)
-    task = ImageTask(model, settings, classes=num_classes, steps_per_epoch=steps, process=process)
+    batches = training_batches(job.train, settings, stats, process)
+    tests = evaluation_batches(job.validation, settings, stats, process)
+    streams = isinstance(job.train, IterableDataset)  # whose loaders do not know the part of one process
+    steps = max(1, (job.data["train"] or 0) // settings.batch_size if streams else len(batches) // settings.accumulate)
+    task = ImageTask(model, settings, classes=classes, steps_per_epoch=steps, process=process)
     about = {
-        "model": settings.model, "model_arguments": settings.model_arguments, "num_classes": num_classes,
-        "classes": data["names"], "image_size": settings.image_size, "crop": settings.crop,
-        "interpolation": settings.interpolation, **stats, "config": config,
-    }  # fmt: skip
+        "model": settings.model,
+        "model_arguments": settings.model_arguments,
+        "num_classes": classes,
+        "classes": job.data["names"],
+        "image_size": settings.image_size,
+        "crop": settings.crop,
+        "interpolation": settings.interpolation,
+        **stats,
+        "config": job.config,
+    }
 
     def keep(name: str, weights: str, module: torch.nn.Module, epoch: int, metrics: Mapping[str, float]) -> None:
         found = {"weights": weights, "epoch": epoch, "validation": metrics}
@@ -122,7 +141,7 @@ def _train(
     reported = task.best()
     history = History(
         run.path,
-        data=data,
+        data=job.data,
         save_best=lambda epoch, metrics: keep("best.safetensors", reported.name, reported.model, epoch, metrics),
         score=lambda row: -row[f"{reported.name}_top1"],
     )
@@ -133,12 +152,12 @@ def _train(
         trainer = make_trainer(
             run,
             history,
-            bar if progress and process.rank == 0 else [],
+            bar if job.progress and process.rank == 0 else [],
             device=settings.device,
             precision=settings.precision,
             checkpoint_every=1,
-            devices=process.count // nodes,
-            num_nodes=nodes,
+            devices=process.count // job.nodes,
+            num_nodes=job.nodes,
             strategy=DDPStrategy() if process.count > 1 else "auto",
             max_epochs=settings.epochs,
             limit_train_batches=steps * settings.accumulate if streams else None,

@@ -85,13 +85,49 @@ def test_dropped_paths_leave_the_input_and_kept_ones_grow() -> None:
     branch = small_block()(x) - x
     factors = ((block(x) - x) / branch).flatten(1)
     assert torch.allclose(factors, factors[:, :1].expand_as(factors), atol=1e-9)
-    found = {round(float(factor), 6) for factor in factors[:, 0]}
+    found = {round(factor, 6) for factor in factors[:, 0].tolist()}
     assert found == {0.0, round(1 / 0.75, 6)}
 
 
 def test_the_mean_over_dropped_paths_is_the_whole_block() -> None:
     block, x = small_block(drop_path=0.5).train(), field(3, 3)[:1].expand(4000, -1, -1, -1)
     torch.testing.assert_close(block(x).mean(0), small_block()(x[:1])[0], rtol=0, atol=2e-2)
+
+
+def large_block(channels: int) -> KirchhoffBlock:
+    """Cells whose drives are multiplied by large couplings: the second order is some 1e20."""
+    torch.manual_seed(0)
+    block = KirchhoffBlock(channels, d_state=4, output_norm=True, routes=2)
+    with torch.no_grad():
+        block.in_proj.weight.mul_(20)
+        block.conv.pointwise.weight.mul_(20)
+        for cascade in block.cascades:
+            for cell in cascade:
+                cell.x_proj.weight.mul_(4)
+    return block
+
+
+@pytest.mark.parametrize("channels", [16, 200])  # compiled kernels, and matrices too large for them
+def test_orders_that_multiply_do_not_overflow_the_norm_behind_them(channels: int) -> None:
+    block = large_block(channels)
+    x = torch.randn(2, 16, 16, channels, requires_grad=True)
+    kernels = block(x)
+    kernels.square().sum().backward()
+    exact = large_block(channels).double()
+    x64 = x.detach().double().requires_grad_()
+    expected = exact(x64)
+    expected.square().sum().backward()
+    torch.testing.assert_close(kernels.double(), expected, rtol=1e-3, atol=1e-3)
+    assert x.grad.isfinite().all()
+    torch.testing.assert_close(x.grad.double(), x64.grad, rtol=1e-2, atol=1e-2 * float(x64.grad.abs().max()))
+
+
+def test_orders_that_multiply_do_not_overflow_half_precision() -> None:
+    block, x = large_block(16), torch.randn(2, 16, 16, 16)
+    with torch.autocast("cpu", torch.float16):
+        y = block(x)
+    assert y.isfinite().all()
+    assert (y.float() - block(x)).norm() < 0.2 * block(x).norm()
 
 
 def test_a_block_without_storage_knows_its_shape() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from kinn.ops.cpu import BRANCH_MOST_WEIGHTS, evolution_cpu, evolution_fits, gate_cpu, kernels_fit
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = ["evolution_branch", "gated_output"]
+
+_REACH = 2.0**50  # far below the root of the largest float32: a norm sums squares
 
 
 def evolution_branch(
@@ -71,7 +74,8 @@ def gated_output(
 
     `x + factor (norm(y) * silu(norm(x) gate^T)) out^T`.
 
-    Computed as :func:`evolution_branch` is, on grids of any shape.
+    Computed as :func:`evolution_branch` is, on grids of any shape. Cells in series multiply their drives, so that `y`
+    may be huge; a norm of `y` takes that away, and is kept from overflowing on the way.
 
     Args:
         x: the block's input `(b, *grid, c)`.
@@ -89,8 +93,23 @@ def gated_output(
     """
     weight, bias = norm
     inner_weight, inner_bias = inner_norm or (None, None)
+    if inner_norm is not None:
+        y = _within_reach(y)
     arguments = (x, y, weight, bias, gate, inner_weight, inner_bias, out, eps, inner_eps)
     fits = gate is not None and factor is None and y.dtype == x.dtype
     if fits and kernels_fit(x, (weight, bias, gate, inner_weight, inner_bias, out), BRANCH_MOST_WEIGHTS):
         return gate_cpu(*arguments)
     return gate_reference(*arguments, factor)
+
+
+def _within_reach(y: Tensor) -> Tensor:
+    """Rows whose squares would overflow, scaled down: a norm that follows gives the same."""
+    eager = (
+        y.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    if y.numel() == 0 or (eager and not y.detach().abs().amax() > _REACH):
+        return y
+    size = y.detach().abs().amax(-1, keepdim=True)
+    return y * torch.where(size > _REACH, _REACH / size, torch.ones_like(size))

@@ -5,6 +5,7 @@ They are forked, which takes no time but is safe only with one thread; one test 
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -207,8 +208,9 @@ def test_a_run_goes_on_with_another_number_of_devices(run, monkeypatch, tmp_path
         same_numbers(resumed, whole)
 
 
-def test_ctrl_c_stops_all_processes_and_leaves_no_half_file(run, tmp_path):
-    handler = signal.getsignal(signal.SIGINT)
+def test_ctrl_c_stops_all_processes_and_leaves_no_half_file(run, tmp_path, request):
+    handler = signal.default_int_handler  # a shell starts what runs in the background with Ctrl-C ignored
+    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, handler)))
 
     def interrupt():
         while not (tmp_path / "run" / "metrics.csv").exists():

@@ -124,6 +124,13 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(run, monkeypatc
     assert same_weights(last[0]["state_dict"], last[1]["state_dict"])
 
 
+def test_a_run_resumed_with_readers_gives_the_same_numbers(run, monkeypatch):
+    """Readers begin before the epoch does: they must know which one it is."""
+    whole, _ = run("whole")
+    interrupt(run, monkeypatch, epoch=3, folder="cut", workers=2)
+    assert numbers(run("cut", workers=2)[0]) == numbers(whole)
+
+
 def test_resume_goes_on_instead_of_starting_anew(run, monkeypatch):
     interrupt(run, monkeypatch, epoch=2)
     epochs = []

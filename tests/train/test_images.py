@@ -127,7 +127,7 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(folder, tmp_path, m
     with pytest.raises(StopError):
         fit(folder, tmp_path / "parts")
     monkeypatch.setattr(ImageTask, "on_train_epoch_start", start)
-    parts = fit(folder, tmp_path / "parts")
+    parts = fit(folder, tmp_path / "parts", replace(QUICK, workers=2))  # whoever reads the images
     for name in ("train_loss", "validation_loss", "raw_loss", "ema_top1"):
         assert parts.curves[name] == whole.curves[name], name
     files = [(tmp_path / run / "model.safetensors") for run in ("whole", "parts")]
@@ -156,11 +156,11 @@ def test_every_image_is_seen_once_an_epoch_but_for_an_incomplete_batch(folder, c
     orders = []
     for rank in range(count):
         loader = training_batches(open_images(folder, "train"), settings, STATS, Process(rank, count))
-        orders.append([index for batch in loader.batch_sampler for index in batch])
+        orders.append([index for batch in loader.batch_sampler for _, index in batch])
     seen = [index for order in orders for index in order]
     assert len(seen) == len(set(seen)) == 45  # of 48
     loader.batch_sampler.sampler.set_epoch(1)
-    assert [index for batch in loader.batch_sampler for index in batch] != orders[-1]
+    assert [index for batch in loader.batch_sampler for _, index in batch] != orders[-1]
 
 
 def test_processes_share_out_the_validation(folder):

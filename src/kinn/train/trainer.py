@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from kinn.train.callbacks import AtomicCheckpoints, History
 from kinn.train.folder import RunFolder
+from kinn.train.loading import EpochOrder
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
@@ -78,6 +79,11 @@ def run_trainer(
     checkpoint: Path | None,
 ) -> None:
     """Run the trainer, which on Ctrl-C would exit the process and leave the signal ignored: here it interrupts."""
+    order = getattr(getattr(train, "batch_sampler", None), "sampler", None)
+    if checkpoint is not None and isinstance(order, EpochOrder):
+        # readers begin before Lightning says which epoch it is
+        history = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]["History"]
+        order.set_epoch(len(history["curves"]["epoch"]))
     handler, deterministic = signal.getsignal(signal.SIGINT), torch.are_deterministic_algorithms_enabled()
     try:
         with torch.random.fork_rng():

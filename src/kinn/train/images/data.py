@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import zlib
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_transform
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from kinn.train.images.launch import meet
 from kinn.train.images.settings import ImageSettings
@@ -97,6 +98,7 @@ def training_batches(images: Images, settings: ImageSettings, stats: dict[str, A
     if not isinstance(images, IterableDataset):
         order = _WholeBatches(len(images), seed=settings.seed, batch_size=settings.batch_size)
         how = {"batch_sampler": SharedBatches(order, batch_size=part, process=process)}
+        images = _Seeded(images, settings.seed)
     return _loader(images, settings, how)
 
 
@@ -119,19 +121,20 @@ def _loader(images: Images, settings: ImageSettings, how: dict[str, Any]) -> Dat
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=settings.device in ("auto", "cuda") and torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(settings.seed),  # of the readers' augmentations
+        generator=torch.Generator().manual_seed(settings.seed),  # of the readers of streams
     )
 
 
-def seed_augmentation(seed: int) -> None:
+def seed_augmentation(*numbers: int) -> None:
     """Seed what augmentation in this process draws from: Python's, NumPy's and PyTorch's generators."""
+    seed = zlib.crc32(repr(numbers).encode())
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  timm draws from the global one
+    np.random.seed(seed)  # noqa: NPY002  timm draws from the global one
     torch.manual_seed(seed)
 
 
 class _WholeBatches(EpochOrder):
-    """The order of an epoch as far as it fills batches: `drop_last`, over all processes."""
+    """The order of an epoch as far as it fills batches: `drop_last`, over all processes. Items are (epoch, index)."""
 
     def __init__(self, length: int, *, seed: int, batch_size: int) -> None:
         super().__init__(length, seed=seed)
@@ -142,4 +145,15 @@ class _WholeBatches(EpochOrder):
 
     def __iter__(self) -> Any:
         order = list(super().__iter__())
-        yield from order[: self.kept]
+        yield from ((self.epoch, index) for index in order[: self.kept])
+
+
+class _Seeded(Dataset):
+    """Images whose augmentation depends on seed, epoch and number alone: not on who reads them or when."""
+
+    def __init__(self, images: Images, seed: int) -> None:
+        self.images, self.seed = images, seed
+
+    def __getitem__(self, item: tuple[int, int]) -> Any:
+        seed_augmentation(self.seed, *item)
+        return self.images[item[1]]

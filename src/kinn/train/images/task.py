@@ -90,13 +90,14 @@ class ImageTask(lightning.LightningModule):
         return Best("raw", self.model) if self.ema is None else Best("ema", self.ema.module)
 
     def on_train_epoch_start(self) -> None:
-        """Seed mixing by epoch and process, so that a resumed run goes on alike."""
-        seed_augmentation((self.seed * 1_000_003 + self.current_epoch) * 4096 + self.process.rank)
+        """Count from the steps that were taken before a resume."""
         self._updated = self.global_step
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross entropy against mixed and smoothed labels, mean over the batch."""
         images, classes = batch
+        # of mixing and dropped paths: by the batch alone, so that a resumed run goes on alike
+        seed_augmentation(self.seed, self.current_epoch, batch_idx, self.process.rank)
         if self._mix is not None and len(images) > 1:
             even = len(images) // 2 * 2
             images, targets = self._mix(images[:even], classes[:even])

@@ -91,6 +91,12 @@ def test_unlike_runs_are_called_so(records):
     baseline, ours = records[:2]
     assert not unlike(baseline, ours)
     assert "config.epochs" in unlike(baseline, {**ours, "config": {**ours["config"], "epochs": 40}})[0]
+    rates = [
+        {**run, "config": {**run["config"], "optimizer": {"lr": lr}}} for run, lr in ((baseline, 8e-3), (ours, 1e-3))
+    ]
+    assert not unlike(*rates)
+    named = "Each model has its own learning rate: UKNO K=0 0.008, UKNO K=2 0.001."
+    assert named in table_of(rates).notes
     assert "same seeds" in unlike(baseline, {**ours, "seed": 1})[0]
     assert "machines" in unlike(baseline, {**ours, "hardware": {"cpu": "other"}})[0]
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from kinn.report.records import Experiment, Variant
 from kinn.report.wording import flatten, gap, metric_name, number_format
 
+_RATE = "config.optimizer.lr"
+
 
 def verdict(experiment: Experiment) -> tuple[str, ...]:
     """Say which variant was best on the primary metric and by how much, whether ours was worse, and what it cost.
@@ -122,6 +124,10 @@ def _unlike(experiment: Experiment) -> Iterator[str]:
         for key in dict.fromkeys(key for run in runs for key in run):
             if len({repr(run.get(key)) for run in runs}) > 1:
                 differing[key] = None
+    if _RATE in differing:  # tuned alike, each to its best, is like for like
+        del differing[_RATE]
+        rates = {v.name: flatten({"config": v.records[0].config}).get(_RATE) for v in experiment.variants}
+        yield f"Each model has its own learning rate: {', '.join(f'{name} {rate:g}' for name, rate in rates.items())}."
     if differing:
         yield f"Not like for like: the variants differ in {', '.join(differing)}."
     if len({repr(r.hardware) for r in experiment.records}) > 1:

@@ -109,7 +109,11 @@ def _within_reach(y: Tensor) -> Tensor:
         and not torch.compiler.is_compiling()
         and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
     )
-    if y.numel() == 0 or (eager and not y.detach().abs().amax() > _REACH):
+    if y.numel() == 0:
         return y
+    if eager:
+        least, greatest = y.detach().aminmax()
+        if not (greatest > _REACH or least < -_REACH):
+            return y
     size = y.detach().abs().amax(-1, keepdim=True)
     return y * torch.where(size > _REACH, _REACH / size, torch.ones_like(size))

@@ -131,7 +131,7 @@ def path_of(name: str, seed: int) -> Path:
 def table() -> None:
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     print(
-        "| Variant | Parameters | Test accuracy, mean (each seed), % | Learning rates |\n| :--- | ---: | :--- | :--- |"
+        "| Variant | Parameters | Test accuracy, mean (each seed), % | Learning rate |\n| :--- | ---: | :--- | :--- |"
     )
     for name in VARIANTS:
         mine = [record for record in records if record["variant"] == name]

@@ -127,6 +127,11 @@ def test_features_of_any_number_of_stages() -> None:
     assert model.feature_info.reduction() == [4, 8, 16]
 
 
+def test_stages_of_equal_width_halve_the_resolution_all_the_same() -> None:
+    model = KINN(depths=(1, 1), dims=(8, 8), num_classes=0)
+    assert model.forward_features(images(1, 3, 32, 32)).shape == (1, 4, 4, 8)
+
+
 def test_depth_drops_more_and_more() -> None:
     model = kinn_nano(drop_path_rate=0.4)
     rates = [block.drop_path for block in model.modules() if isinstance(block, KirchhoffBlock)]

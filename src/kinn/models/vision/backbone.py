@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from timm.layers import ClassifierHead
-from timm.models import (
-    checkpoint_seq,
-    register_notrace_module,
-)
+from timm.models import checkpoint_seq, register_notrace_module
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -55,12 +52,12 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, behind a halving of it in all stages but the first."""
+    """Blocks at one resolution, behind a halving of it where there are `in_channels` before: not in the first stage."""
 
-    def __init__(self, in_channels: int, channels: int, drop_path: Sequence[float], **block: Any) -> None:
+    def __init__(self, in_channels: int | None, channels: int, drop_path: Sequence[float], **block: Any) -> None:
         super().__init__()
         self.grad_checkpointing = False
-        self.downsample = nn.Identity() if in_channels == channels else Downsample(in_channels, channels)
+        self.downsample = nn.Identity() if in_channels is None else Downsample(in_channels, channels)
         self.blocks = nn.Sequential(*(KirchhoffBlock(channels, drop_path=rate, **block) for rate in drop_path))
 
     def forward(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h/2 w/2 o"]:
@@ -156,7 +153,7 @@ class KINN(nn.Module):
         with torch.device(device or torch.get_default_device()):
             self.stem = Stem(in_chans, dims[0])
             self.stages = nn.Sequential(
-                *(Stage(dims[max(i - 1, 0)], dims[i], rates[i].tolist(), **block) for i in range(len(dims)))
+                *(Stage(dims[i - 1] if i else None, dims[i], rates[i].tolist(), **block) for i in range(len(dims)))
             )
             self.norm = nn.LayerNorm(dims[-1])
             self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate, input_fmt="NHWC")

@@ -138,7 +138,7 @@ def _train(job: _Job) -> dict[str, Any]:
         found = {"weights": weights, "epoch": epoch, "validation": metrics}
         save_classifier(run.path / name, module, plain({**about, **found}))
 
-    reported = task.best()
+    reported = task.reported()
     history = History(
         run.path,
         data=job.data,

@@ -49,7 +49,7 @@ class Counts:
         return {"loss": loss / count, "top1": 100 * first / count, "top5": 100 * five / count, "images": images}
 
 
-class Best(NamedTuple):
+class Reported(NamedTuple):
     """Which of the two sets of weights is reported."""
 
     name: str
@@ -85,9 +85,9 @@ class ImageTask(lightning.LightningModule):
         self._counts = {"raw": Counts(), "ema": Counts()}
         self._updated = 0
 
-    def best(self) -> Best:
+    def reported(self) -> Reported:
         """The averaged weights, if there are any."""
-        return Best("raw", self.model) if self.ema is None else Best("ema", self.ema.module)
+        return Reported("raw", self.model) if self.ema is None else Reported("ema", self.ema.module)
 
     def on_train_epoch_start(self) -> None:
         """Count from the steps that were taken before a resume."""
@@ -130,7 +130,7 @@ class ImageTask(lightning.LightningModule):
         found = {name: counts.result(self.process) for name, counts in self._counts.items()}
         for counts in self._counts.values():
             counts.reset()
-        self.log("validation_loss", found[self.best().name]["loss"])
+        self.log("validation_loss", found[self.reported().name]["loss"])
         for name in ("raw",) if self.ema is None else ("raw", "ema"):
             for metric in ("loss", "top1", "top5"):
                 self.log(f"validation/{name}_{metric}", found[name][metric])

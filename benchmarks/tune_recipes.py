@@ -45,6 +45,14 @@ def settings(experiment: recipes.Experiment) -> dict[str, Any]:
     return {**found, "normalize": experiment.normalize}
 
 
+def command(recipe: str, variant: str, about: dict[str, Any]) -> str:
+    """What gives a record again."""
+    words = f"--variants '{variant}' --lr {about['lr']:g} --epochs {about['epochs']} --normalize {about['normalize']}"
+    if "unroll" in about:
+        words += f" --unroll {about['unroll']}" + (" --increments" if about["increments"] else "")
+    return f"python benchmarks/tune_recipes.py {recipe} {words}"
+
+
 def measure(experiment: recipes.Experiment, variant: recipes.Variant, parts: dict[str, Any], run: Path) -> dict:
     """Train; the errors on the validation part."""
     task, fitted = train_variant(experiment, replace(variant, lr=None), experiment.training, parts, run, progress=True)
@@ -96,7 +104,14 @@ def main() -> None:
             record = RESULTS / options.recipe / f"{slug}.json"
             if not record.exists():
                 found = measure(experiment, variant, parts, WORK / options.recipe / slug)
-                header = {"kind": "tuning", "recipe": options.recipe, "variant": variant.name, "settings": about}
+                header = {
+                    "kind": "tuning",
+                    "recipe": options.recipe,
+                    "variant": variant.name,
+                    "seed": experiment.training.seed,
+                    "command": command(options.recipe, variant.name, about),
+                    "settings": about,
+                }
                 where = {"hardware": hardware(), "versions": versions(), "date": date()}
                 write_record(record, {**header, **found, **where})
 

@@ -3,7 +3,7 @@
 python benchmarks/image_step.py [--output results/image_step_cpu.json] [--repeats 7] [--threads 2] [--batches 1 8]
 
 Forward alone (evaluation) and forward with backward (training) at 224 x 224, taking turns. Peak memory is what one
-training step adds to a process of its own that has done a step before. Run it with nothing else at work.
+step adds to a process of its own that has done a step before. Run it with nothing else at work.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results = {}
     for batch in options.batches:
-        results[f"forward, batch {batch}"] = measure(forward, batch, options.repeats)
-        found = results[f"training step, batch {batch}"] = measure(training, batch, options.repeats)
-        for name in MODELS:
-            found[name]["peak_mib"] = (peak_memory(partial(training, batch=batch), name) or math.nan) / 2**20
+        for title, what in (("forward", forward), ("training step", training)):
+            found = results[f"{title}, batch {batch}"] = measure(what, batch, options.repeats)
+            for name in MODELS:
+                found[name]["peak_mib"] = (peak_memory(partial(what, batch=batch), name) or math.nan) / 2**20
     record = {
         "command": f"python benchmarks/image_step.py --repeats {options.repeats} --threads {options.threads}",
         "what": "float32, 224 x 224, 1000 classes; forward in evaluation, with backward in training, no optimiser",

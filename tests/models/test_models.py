@@ -131,7 +131,7 @@ def test_batch_elements_are_independent(name: str) -> None:
     torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["FNO", "FKNO periodic", "UKNO periodic"])
+@pytest.mark.parametrize("name", ["FNO", "FKNO periodic", "UKNO", "UKNO periodic", "UNet", "CNO"])
 def test_refined_grid_gives_a_nearby_answer(name: str) -> None:
     """The same operator at two resolutions: closer to each other than to zero, and closer on finer grids."""
     model = CASES[name].build().eval()

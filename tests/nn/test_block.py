@@ -230,7 +230,7 @@ def test_no_signal_runs_against_a_route() -> None:
 
 
 def test_dt_scale_reaches_every_cell() -> None:
-    block = small_block(routes=4)
+    block = small_block(routes=4, kernel_size=1)
     x = field(4, 4)
     reference = block(x, dt_scale=0.5)
     with torch.no_grad():
@@ -239,6 +239,27 @@ def test_dt_scale_reaches_every_cell() -> None:
                 cell.A_log.add_(torch.tensor(0.5).double().log())  # the same exp(-dt a), but dt / a in the injection:
                 cell.x_proj.weight[cell.dt_rank : cell.dt_rank + cell.d_state] *= 0.5  # (1 - exp(-z)) / a doubles
     torch.testing.assert_close(block(x), reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["zero", "periodic"])
+@pytest.mark.parametrize("finer", [2, 3])
+def test_a_finer_grid_does_not_move_the_convolution(boundary: str, finer: int) -> None:
+    """At the points of the coarse grid the drive is that of the coarse grid, whatever lies between."""
+    block = small_block(order=1, routes=4, boundary=boundary)
+    with torch.no_grad():  # cells that give back their drive: what they inject is not read
+        for (cell,) in block.cascades:
+            cell.x_proj.weight.zero_()
+    fine = torch.randn(2, 6 * finer, 4 * finer, 4, dtype=torch.float64)
+    coarse = fine[:, ::finer, ::finer].contiguous()
+    found = block(fine, dt_scale=1 / finer)[:, ::finer, ::finer]
+    torch.testing.assert_close(found, block(coarse), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["zero", "periodic"])
+def test_spacing_of_any_size_is_borne(boundary: str) -> None:
+    block = small_block(routes=2, boundary=boundary)
+    for dt_scale in (1e-3, 0.4, 15 / 31, 2.5, 1e3):
+        assert block(field(3, 5), dt_scale=dt_scale).isfinite().all()
 
 
 def test_wrong_arguments() -> None:

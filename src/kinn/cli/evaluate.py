@@ -31,8 +31,8 @@ def _options(parser: Parser) -> None:
         "--dt-scale",
         type=float,
         default=1.0,
-        help="grid spacing of this data over that of the training data, so that a Kirchhoff model keeps its meaning on "
-        "another grid: 0.5 on a grid twice as fine",
+        help="grid spacing of this data over that of the training data, so that a model keeps its meaning on another "
+        "grid: 0.5 on a grid twice as fine",
     )
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for the numbers")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kinn.models.checks import check_divisible, check_fields
 from kinn.models.parts import Beyond, Convolution, Residual, plain_pair
 from kinn.models.registry import register_model
-from kinn.nn import FilteredActivation, KirchhoffBlock, SeparableConv
+from kinn.nn import FilteredActivation, KirchhoffBlock, SeparableConv, on_training_grid
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -159,6 +159,7 @@ class UKNO(nn.Module):
             return plain_pair(i, hidden, o, activation(), beyond="circular" if boundary == "periodic" else beyond)
 
         self.in_channels = in_channels
+        self.periodic = boundary == "periodic"
         self.levels = levels
         hidden = width if lift_channels is None else lift_channels
         channels = [width // 2, *(width * 2**level for level in range(levels))]
@@ -187,24 +188,28 @@ class UKNO(nn.Module):
 
         Args:
             x: input fields.
-            dt_scale: the grid's spacing over the spacing in training, which keeps the cells' meaning on another grid.
+            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
+                its sizes are those to be divisible; fields are interpolated there and back.
         """
         check_fields(x, self.in_channels)
+        return on_training_grid(self._apply_network, x, dt_scale, periodic=self.periodic)
+
+    def _apply_network(self, x: Tensor) -> Tensor:
         check_divisible(x, 2**self.levels, "UKNO")
         x = self.lift(x.movedim(1, -1))
         skips = []
         for level, (down, skip) in enumerate(zip(self.down, self.skips)):
             if str(level) in self.down_blocks:
-                x = self.down_blocks[str(level)](x, dt_scale=dt_scale)
+                x = self.down_blocks[str(level)](x)
             skips.append(skip(x))
             x = down(x)
         x = self.neck(x)
         if self.neck_block is not None:
-            x = self.neck_block(x, dt_scale=dt_scale)
+            x = self.neck_block(x)
         x = self.neck_exit(x)
         for level in reversed(range(self.levels)):
             x = self.up[level](x)
             if str(level) in self.up_blocks:
-                x = self.up_blocks[str(level)](x, dt_scale=dt_scale)
+                x = self.up_blocks[str(level)](x)
             x = torch.cat((x, skips[level]), dim=-1)
         return self.project(x).movedim(-1, 1)

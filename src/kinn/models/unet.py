@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kinn.models.checks import check_divisible, check_fields
 from kinn.models.registry import register_model
+from kinn.nn import on_training_grid
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -55,9 +56,18 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_pair(2 * c, c) for c in channels[:-1])
         self.project = nn.Conv2d(width, out_channels, 1)
 
-    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`."""
+    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
+        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
+
+        Args:
+            x: input fields.
+            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
+                its sizes are those to be divisible; fields are interpolated there and back.
+        """
         check_fields(x, self.in_channels)
+        return on_training_grid(self._apply_network, x, dt_scale, periodic=False)
+
+    def _apply_network(self, x: Tensor) -> Tensor:
         check_divisible(x, 2**self.levels, "UNet")
         skips = []
         for down in self.down:

@@ -3,6 +3,7 @@
 from kinn.nn.block import KirchhoffBlock
 from kinn.nn.cell import KirchhoffCell, no_weight_decay
 from kinn.nn.mlp import ChannelMLP
+from kinn.nn.regridding import on_training_grid, regrid
 from kinn.nn.resample import Downsample, FilteredActivation, Upsample
 from kinn.nn.routes import Route, routes_for
 from kinn.nn.separable import SeparableConv
@@ -19,5 +20,7 @@ __all__ = [
     "SpectralConv2d",
     "Upsample",
     "no_weight_decay",
+    "on_training_grid",
+    "regrid",
     "routes_for",
 ]

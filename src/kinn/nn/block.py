@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from kinn.nn.cell import KirchhoffCell
 from kinn.nn.mlp import ChannelMLP
 from kinn.nn.routes import routes_for
-from kinn.nn.separable import SeparableConv
+from kinn.nn.separable import SeparableConv, spread
 from kinn.ops import cascade_scan, evolution_branch, gated_output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float
 
 __all__ = ["KirchhoffBlock"]
@@ -148,19 +150,22 @@ class KirchhoffBlock(nn.Module):
 
         Args:
             x: field on a grid of `n_axes` axes.
-            dt_scale: factor on every step of every cell: the grid's spacing over the spacing in training.
+            dt_scale: the grid's spacing over the spacing in training. Every step of every cell is multiplied by it, and
+                the convolution's taps stay where they are in space.
         """
         if x.dim() != self.n_axes + 2 or x.shape[-1] != self.d_model:
             grid = ", ".join(["height", "width", "depth"][: self.n_axes])
             raise ValueError(
                 f"KirchhoffBlock: expected shape (batch, {grid}, {self.d_model}), channels last, got {tuple(x.shape)}"
             )
+        if not dt_scale > 0:
+            raise ValueError(f"KirchhoffBlock: dt_scale must be positive, got {dt_scale}")
         into_cascade, into_gate = self.in_proj.weight.chunk(2) if self.gate else (self.in_proj.weight, None)
         norm, conv, inner, out = self.norm, self.conv, self.output_norm, self.out_proj.weight
         drive = evolution_branch(
             x,
             into_cascade,
-            conv.weight,
+            self._filters(x.shape[1:-1], dt_scale),
             conv.bias,
             *((None, None) if conv.pointwise is None else (conv.pointwise.weight, conv.pointwise.bias)),
             norm=(norm.weight, norm.bias),
@@ -182,6 +187,14 @@ class KirchhoffBlock(nn.Module):
             return x
         branch, factor = self.mlp(x), self._kept(x)
         return x + (branch if factor is None else branch * factor.view(-1, *(1,) * (x.dim() - 1)))
+
+    def _filters(self, grid: Sequence[int], dt_scale: float) -> Tensor:
+        """The convolution's filters for the distance of the points, no wider than the grid."""
+        filters = self.conv.weight
+        reach = filters.shape[-1] // 2
+        if dt_scale == 1 or reach == 0:
+            return filters
+        return spread(filters, min(1 / dt_scale, (min if self.boundary == "periodic" else max)(grid) / reach))
 
     def _kept(self, x: Tensor) -> Tensor | None:
         """Which batch elements take a branch, scaled so that its mean is as without dropping."""

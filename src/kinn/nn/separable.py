@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ from kinn.ops.reference import separable_reference
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["SeparableConv"]
+__all__ = ["SeparableConv", "spread"]
 
 
 class SeparableConv(nn.Module):
@@ -67,3 +68,30 @@ class SeparableConv(nn.Module):
     def extra_repr(self) -> str:
         """What the sub-modules do not show, for `repr`."""
         return f"kernel={tuple(self.weight.shape)}, bias={self.bias is not None}, boundary={self.boundary!r}"
+
+
+def spread(filters: Float[Tensor, "i 1 *taps"], factor: float) -> Float[Tensor, "i 1 *wider"]:
+    """The same filters on a grid that is finer by a factor: their taps stay where they are in space.
+
+    A tap between two points is shared by them, so that whole factors put zeros between the taps, and others are exact
+    for linear functions.
+
+    Args:
+        filters: centred, of odd widths.
+        factor: distance of the taps in spacings of the grid.
+
+    >>> spread(torch.tensor([[[1.0, 2.0, 3.0]]]), 2)
+    tensor([[[1., 0., 2., 0., 3.]]])
+    >>> spread(torch.tensor([[[1.0, 2.0, 3.0]]]), 1.5)
+    tensor([[[0.5000, 0.5000, 2.0000, 1.5000, 1.5000]]])
+    """
+    if factor == 1:
+        return filters
+    for axis in range(2, filters.dim()):
+        reach = filters.shape[axis] // 2
+        wide = math.ceil(reach * factor)
+        at = factor * torch.arange(-reach, reach + 1, dtype=filters.dtype, device=filters.device)
+        to = torch.arange(-wide, wide + 1, dtype=filters.dtype, device=filters.device)
+        shares = (1 - (to[:, None] - at).abs()).clamp(min=0)
+        filters = (filters.movedim(axis, -1) @ shares.T).movedim(-1, axis)
+    return filters

@@ -87,7 +87,7 @@ def evaluate(
         model: a trained model, or a task that holds one.
         dataset: pairs for an operator, trajectories for a model that forecasts.
         batch_size: samples at once.
-        dt_scale: ratio of the grid spacing to that of the training, for Kirchhoff models.
+        dt_scale: ratio of the grid spacing to that of the training, for models that are to be told it.
         field_samples: numbers of samples whose fields to return, as dicts with `label`, `step` (None for operators),
             and `input`, `truth`, `prediction`: nested lists, 5 significant digits, of the first channel (and the middle
             slice of 3-D grids).

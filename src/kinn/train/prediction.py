@@ -117,7 +117,7 @@ class TrainedModel:
         """Prediction in normalised units from fields in physical units; see `predict` and `forecast` for shapes."""
 
         def apply(x: Tensor) -> Tensor:
-            # only Kirchhoff models know dt_scale; at 1 it says nothing
+            # not all models know dt_scale; at 1 it says nothing
             return self.model(x) if dt_scale == 1.0 else self.model(x, dt_scale=dt_scale)
 
         if self.rollout is None:
@@ -130,7 +130,7 @@ class TrainedModel:
 
         Args:
             x: `(B, C_in, *grid)`, on any device.
-            dt_scale: ratio of the grid spacing to that of the training, for Kirchhoff models.
+            dt_scale: ratio of the grid spacing to that of the training, for models that are to be told it.
 
         Returns:
             `(B, C_out, *grid)` in physical units, on the model's device.
@@ -151,7 +151,7 @@ class TrainedModel:
         Args:
             history: `(B, n_history, C, *grid)`, oldest first, on any device.
             n_steps: frames to predict.
-            dt_scale: ratio of the grid spacing to that of the training, for Kirchhoff models.
+            dt_scale: ratio of the grid spacing to that of the training, for models that are to be told it.
 
         Returns:
             `(B, n_steps, C, *grid)` in physical units, on the model's device.

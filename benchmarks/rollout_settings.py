@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from kinn.data import generate_navier_stokes, open_dataset, split
 from kinn.models import build
@@ -41,7 +42,10 @@ CLOSED = {"boundary": "periodic", "lines": "separate", "coordinates": False}
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train; `change` names what is done to the initial weights (`noscan` keeps them so)."""
+    """One way to train; `change` names what is done to the initial weights (`noscan` keeps them so).
+
+    `block_lr` and `cells_lr` are factors on the learning rate of all parameters of the block, and of its cells.
+    """
 
     model: str = "FNO"
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +57,28 @@ class Setting:
     epochs: int = 5
     seed: int = 0
     change: str = ""
+    block_lr: float = 1.0
+    cells_lr: float = 1.0
+
+
+class Task(RolloutTask):
+    """A task some of whose parameters learn more slowly than the rest."""
+
+    slower: tuple[str, float] = ("", 1.0)  # part of their names, factor on their learning rate
+
+    def configure_optimizers(self) -> Any:
+        found = super().configure_optimizers()
+        part, factor = self.slower
+        if factor == 1:
+            return found
+        optimizer, schedule = found["optimizer"], found["lr_scheduler"]
+        chosen = {id(p) for name, p in self.model.named_parameters() if part in name}
+        for group in list(optimizer.param_groups):
+            taken = [p for p in group["params"] if id(p) in chosen]
+            group["params"] = [p for p in group["params"] if id(p) not in chosen]
+            optimizer.add_param_group({**group, "params": taken, "initial_lr": factor * self.optimizer_settings.lr})
+        schedule["scheduler"] = LambdaLR(optimizer, schedule["scheduler"].lr_lambdas[0])
+        return found
 
 
 def settings() -> dict[str, Setting]:
@@ -79,12 +105,15 @@ def settings() -> dict[str, Setting]:
     routes = base.arguments
     found["fkno-ps-inc-lr4"] = replace(base, arguments={**routes, "boundary": "periodic", "lines": "separate"})
     found["fkno-ps-nocoord-inc-lr4"] = replace(base, arguments={**routes, **CLOSED})
-    for change in ("scale01", "dt10", "noscan"):
+    for change in ("scale01", "dt10", "noscan", "zero"):
         found[f"fkno-inc-lr4-{change}"] = replace(base, change=change)
     found["fno-inc-lr4-eye"] = replace(found["fno-inc-lr4"], change="eye")
     found["fkno-inc-lr4-noscan-nomlp"] = replace(base, arguments={**routes, "mlp_ratio": 0}, change="noscan")
     found["fkno-inc-lr4-nomlp"] = replace(base, arguments={**routes, "mlp_ratio": 0})
     found["fkno-inc-lr4-eps1"] = replace(base, arguments={**routes, "norm_eps": 1.0})
+    found["fkno-inc-lr4-euler"] = replace(base, arguments={**routes, "injection": "euler"})
+    found["fkno-inc-lr4-slow-block"] = replace(base, block_lr=0.1)
+    found["fkno-inc-lr4-slow-cells"] = replace(base, cells_lr=0.1)
     found["fkno-inc-lr4-last"] = replace(base, arguments={**routes, "block_layer": -1})
     found["fkno-inc-lr4-last-psn"] = replace(base, arguments={**routes, **CLOSED, "block_layer": -1})
     return found
@@ -104,11 +133,21 @@ def _no_scan(model: Any) -> None:
     model.trunk.local[0].out_proj.requires_grad_(False).weight.zero_()
 
 
+def _zero(model: Any) -> None:
+    model.trunk.local[0].out_proj.weight.data.zero_()
+
+
 def _eye(model: Any) -> None:
     torch.nn.init.eye_(model.trunk.local[0].weight)
 
 
-CHANGES: dict[str, Callable[[Any], None]] = {"scale01": _scale, "dt10": _slow, "noscan": _no_scan, "eye": _eye}
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "scale01": _scale,
+    "dt10": _slow,
+    "noscan": _no_scan,
+    "zero": _zero,
+    "eye": _eye,
+}
 
 
 def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any]:
@@ -117,13 +156,14 @@ def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any
     model = build(setting.model, {"in_channels": 10, "out_channels": 1, **setting.arguments})
     if setting.change:
         CHANGES[setting.change](model)
-    task = RolloutTask(
+    task = Task(
         model,
         rollout=Rollout(n_history=10, predict_increment=setting.predict_increment),
         unroll=setting.unroll,
         input_noise=setting.input_noise,
         optimizer=OptimizerSettings(lr=setting.lr, weight_decay=setting.weight_decay, schedule="one-cycle", clip=1.0),
     )
+    task.slower = (".cascades.", setting.cells_lr) if setting.cells_lr != 1 else ("trunk.local.0.", setting.block_lr)
     training = TrainSettings(epochs=setting.epochs, batch_size=20, seed=setting.seed)
     result = fit(task, parts["train"], parts["validation"], training, WORK / name, title=name)
     found = evaluate(task, parts["validation"])

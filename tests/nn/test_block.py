@@ -242,6 +242,21 @@ def test_dt_scale_reaches_every_cell() -> None:
 
 
 @pytest.mark.parametrize("boundary", ["zero", "periodic"])
+def test_four_cells_on_a_large_drive_stay_finite(boundary: str) -> None:
+    block = small_block(order=4, routes=2, output_norm=True, boundary=boundary).float()
+    with torch.no_grad():
+        block.in_proj.weight *= 100
+        for cascade in block.cascades:
+            for cell in cascade:
+                cell.x_proj.weight *= 10
+    x = field(4, 4).float().requires_grad_()
+    y = block(x)
+    y.square().sum().backward()
+    assert y.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in (x, *block.parameters()))
+
+
+@pytest.mark.parametrize("boundary", ["zero", "periodic"])
 @pytest.mark.parametrize("finer", [2, 3])
 def test_a_finer_grid_does_not_move_the_convolution(boundary: str, finer: int) -> None:
     """At the points of the coarse grid the drive is that of the coarse grid, whatever lies between."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 
 import pytest
 import torch
@@ -104,6 +105,31 @@ class TestAgreement:
         arguments = draw(2, (9, 9), 7, 3)
         arguments["dt_bias"] = torch.linspace(-14, 200, arguments["dt_bias"].numel()).double().view(2, 2, 7)
         check(arguments, routes=ROUTES[:2])
+
+
+def hard(dtype, **sizes):
+    """Four cells in series on a drive of some tens: unheld they would reach 1e80."""
+    arguments = draw(2, (6, 5), 9, 3, cells=4, **sizes)
+    arguments["x"] *= 30
+    arguments["projection"] *= 4
+    return {name: tensor.to(dtype) for name, tensor in arguments.items()}
+
+
+def test_what_drives_the_next_cell_is_held_within_reach(assert_close, monkeypatch):
+    monkeypatch.setattr("kinn.ops.cascade.cascade_fits", lambda *sizes: True)
+    arguments = hard(torch.float64)
+    exact = differentiate(arguments, backend="reference", routes=ROUTES[:2])
+    assert exact["y"].abs().max() > 1e20
+    assert_close(differentiate(arguments, backend="cpu", routes=ROUTES[:2]), exact, 1e-9)
+    monkeypatch.setattr("kinn.ops.cascade.REACH", math.inf)
+    assert differentiate(arguments, backend="reference", routes=ROUTES[:2])["y"].abs().max() > 1e60
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_cells_in_series_stay_finite_in_single_precision(monkeypatch, backend):
+    monkeypatch.setattr("kinn.ops.cascade.cascade_fits", lambda *sizes: True)
+    y = cascade_scan(**hard(torch.float32), backend=backend, routes=ROUTES[:2])
+    assert y.isfinite().all()
 
 
 def test_strides_do_not_matter(monkeypatch):

@@ -69,6 +69,14 @@ def check(assert_close, fused, scans_by_doubling):
     return run
 
 
+def test_what_drives_the_next_cell_is_held_within_reach(check):
+    arguments = draw(1, (3, 5), 5, 3, cells=3, routes=1)
+    arguments["x"] *= 30
+    arguments["projection"] *= 4
+    assert cascade_scan(**arguments, routes=ROUTES[:1]).abs().max() > 1e25
+    check(arguments, dtypes=(torch.float64,), tolerance={torch.float64: 1e-9}, routes=ROUTES[:1])
+
+
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 70])
 @pytest.mark.parametrize("injection", ["zoh", "euler"])
 def test_lengths(check, length, injection):

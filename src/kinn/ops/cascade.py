@@ -12,6 +12,7 @@ from kinn.ops.backends import BACKENDS, backend_for, check_option
 from kinn.ops.cpu import cascade_cpu, cascade_fits
 from kinn.ops.discretize import DISCRETIZATIONS
 from kinn.ops.path import Path
+from kinn.ops.reference import REACH
 from kinn.ops.scan import grid_scan
 from kinn.ops.triton import cascade_fits_triton, cascade_triton
 
@@ -48,7 +49,9 @@ def cascade_scan(
         dt = dt_scale softplus(low dt_weight[r, k]^T + dt_bias[r, k])
         y_k = grid_scan(u, dt, a[r, k], B, C, D[r, k])
 
-    Its drive is the output of the cell before it ("series", the first one is driven by `x`) or `x` ("parallel").
+    Its drive is the output of the cell before it ("series", the first one is driven by `x`) or `x` ("parallel"). A cell
+    is cubic in its drive; so that a few in series stay finite in single precision, each drives the next by no more than
+    2^32, far above what a trained cascade hands on, and nothing is learned beyond that.
 
     Args:
         x: drive `(b, *grid, d)`, on one to three grid axes.
@@ -139,7 +142,7 @@ def _by_cells(
             y = grid_scan(drive, dt, a[r, k], B, C, D[r, k], axis=axis, reverse=reverse, **options)
             assert isinstance(y, Tensor), "no state was asked for"
             total = total + y
-            drive = y if wiring == "series" else drive
+            drive = y.clamp(-REACH, REACH) if wiring == "series" else drive
     return total
 
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from kinn.ops.path import Path
 
 
+REACH = 2.0**32
+"""What drives the next cell in series is held to this: a cell is cubic in its drive, and four would leave float32."""
+
+
 def scan_reference(
     x: Float[Tensor, "b m d"],
     dt: Float[Tensor, "b m d"],

@@ -36,6 +36,7 @@ from kinn.ops.cpu._tiles import (
 from kinn.ops.cpu._vector import load, pointer, size, splat, store, zeros
 from kinn.ops.cpu.records import TILE, WIDE, Cells, Rows, Size
 from kinn.ops.path import Path
+from kinn.ops.reference import REACH
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
 PARTS_SHA256 = "e115ff4c4246a361"
@@ -117,6 +118,24 @@ def _cells(p, w, cell, x, projected, dt, checkpoints):
     )  # fmt: skip
 
 
+@part
+def _hold(drive, count):
+    """Keep what drives the next cell within reach."""
+    for i in range(count):
+        if drive[i] > REACH:
+            drive[i] = REACH
+        elif drive[i] < -REACH:
+            drive[i] = -REACH
+
+
+@part
+def _free(gradient, drive, count):
+    """Back through `_hold`: what was held does not move."""
+    for i in range(count):
+        if abs(drive[i]) >= REACH:
+            gradient[i] = 0
+
+
 @kernel
 def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
     """`y` of the items `begin .. end`; `kept_at` holds, per route, where its states begin in `checkpoints`."""
@@ -164,6 +183,7 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
                         offset = group * y_group + b * y.batch
                         scatter(zero, out, dp, rows[:count], s.d, target, offset, y.row, r > r_first or k > 0)
                         if p.series:
+                            _hold(out, count * dp)
                             drive, out = out, drive
 
 
@@ -227,6 +247,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                             (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:]),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
                         )  # fmt: skip
+                        _hold(out, count * dp)
                     for k in range(p.cells - 1, -1, -1):
                         cell, own = r * p.cells + k, k * room
                         drive = drives[k * wide if p.series else 0 :]
@@ -236,6 +257,8 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                             _form(zero, p, w, cell, drive, projected, dt, count)
                         at = _cells(p, w, cell, drive, projected, dt, checkpoints)
                         kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
+                        if not fresh:
+                            _free(to_x, drives[(k + 1) * wide :], count * dp)
                         for i in range(0, count * dp, TILE):
                             value = load(to_y, i, zero)
                             store(given, i, value if fresh else value + load(to_x, i, zero))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kinn.ops.reference import REACH as _REACH
 from kinn.ops.triton._cascade_parts import (
     block_of,
     couplings_of,
@@ -26,6 +27,14 @@ from kinn.ops.triton._cascade_parts import (
     with_block,
 )
 from kinn.ops.triton._parts import LOG2_E, expm1_and_slope, expm1_of_log2, rates_of
+
+REACH = tl.constexpr(_REACH)
+
+
+@triton.jit
+def held(out):
+    """What drives the next cell, kept within reach; NaN stays."""
+    return tl.where(out > REACH, REACH, tl.where(out < -REACH, -REACH, out))
 
 
 @triton.jit

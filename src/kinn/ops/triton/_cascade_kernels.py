@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kinn.ops.triton._cascade_cells import form, return_cell, scan
+from kinn.ops.triton._cascade_cells import REACH, form, held, return_cell, scan
 from kinn.ops.triton._cascade_parts import chunks_before, route_of
 from kinn.ops.triton._parts import row_of
 
@@ -73,7 +73,7 @@ def forward(
                 out, last = scan(drive, step, B, C, h[k], a + cell * d * n, skip, channels, d, n, ZOH, BLOCKS, BLOCK_N)
                 total += out
                 if SERIES:
-                    drive = out
+                    drive = held(out)
                 if k == 0:
                     after = (last,)
                 else:
@@ -150,7 +150,7 @@ def backward(
                         drive, step, B, C, h[k], a + cell * d * n, skip, channels, d, n, ZOH, BLOCKS, BLOCK_N
                     )
                     if SERIES:
-                        drive = out
+                        drive = held(out)
                     if k == 0:
                         after = (last,)
                     else:
@@ -180,6 +180,8 @@ def backward(
                     )  # fmt: skip
                     if not SERIES:
                         total += to_drive
+                    elif k > 0:
+                        to_drive = tl.where(tl.abs(drive) < REACH, to_drive, 0.0)
                     if k == CELLS - 1:
                         leaving, more = (left,), (grown,)
                     else:

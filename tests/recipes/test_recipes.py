@@ -192,6 +192,13 @@ def test_transfer_evaluates_the_same_functions_on_other_grids_with_the_spacing_b
     assert fine["metrics"] != coarse["metrics"]
 
 
+def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):
+    wild = replace(POISSON.variants[0], name="wild", lr=1e30)
+    with pytest.warns(UserWarning, match="wild is left out with seed 0: the training loss became"):
+        [path] = run(replace(POISSON, resolutions=(), variants=(wild, POISSON.variants[1])), tmp_path)
+    assert json.loads(path.read_text())["variant"] == POISSON.variants[1].name
+
+
 def test_a_model_that_knows_no_spacing_is_given_none(tmp_path):
     record = json.loads(run(replace(FLOW, resolutions=(32,), transfer_samples=1), tmp_path)[0].read_text())
     assert [(entry["resolution"], entry["dt_scale"]) for entry in record["transfer"]] == [(32, None)]

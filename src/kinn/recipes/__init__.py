@@ -97,7 +97,8 @@ def run(
 ) -> list[Path]:
     """Run a recipe: generate its data, train every variant with every seed, write one result record for each.
 
-    Called again with the same arguments, it goes on where it stopped; finished variants are not run again.
+    Called again with the same arguments, it goes on where it stopped; finished variants are not run again. A variant
+    whose training diverges is left out with a warning.
 
     Args:
         name: of the recipe.

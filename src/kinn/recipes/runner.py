@@ -71,16 +71,18 @@ def run_experiment(
             transfer[resolution] = load_transfer(source, folder, progress=progress)
         for variant, seed, path, header in left:
             run = output / "runs" / experiment.name / path.stem
-            if variant.solve is None:
-                settings = replace(experiment.training, seed=seed, device=cast(Any, device), devices=devices)
-                result = _train(experiment, variant, settings, parts, transfer, run, progress)
-            else:
-                try:
+            settings = replace(experiment.training, seed=seed, device=cast(Any, device), devices=devices)
+            try:
+                if variant.solve is None:
+                    result = _train(experiment, variant, settings, parts, transfer, run, progress)
+                else:
                     result = variant.solve(experiment, parts["test"], seed=seed, device=device, folder=run)
-                except ImportError as error:  # an optional baseline
-                    warnings.warn(f"{variant.name} is left out: {error}", stacklevel=2)
-                    paths.remove(path)
-                    continue
+            except (ImportError, FloatingPointError) as error:  # an optional baseline; a training that diverged
+                if variant.solve is None and isinstance(error, ImportError):
+                    raise
+                warnings.warn(f"{variant.name} is left out with seed {seed}: {error}", stacklevel=2)
+                paths.remove(path)
+                continue
             where = {"hardware": hardware(), "versions": versions(), "date": date()}
             write_record(path, {**header, **result, **where})
     return paths

@@ -253,6 +253,13 @@ def test_reproduce_runs_the_recipe_and_reports(record, tmp_path, capsys, monkeyp
     assert "UKNO" in capsys.readouterr().out
 
 
+def test_reproduce_with_nothing_to_show_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kinn.recipes.run", lambda *args, **options: [])
+    assert main(["reproduce", "demo", "--output", f"{tmp_path}/out"]) == 1
+    assert "No contender has a result" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_reproduce_without_a_name_lists_the_recipes(capsys):
     assert main(["reproduce"]) == 0
     listed = capsys.readouterr().out

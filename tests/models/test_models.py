@@ -149,7 +149,7 @@ def test_refined_grid_gives_a_nearby_answer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KIRCHHOFF)
-def test_dt_scale_reaches_the_cells(name: str) -> None:
+def test_dt_scale_is_heard(name: str) -> None:
     model = CASES[name].build().double().eval()
     x = torch.randn(1, 2, 16, 16, dtype=torch.float64)
     reference = model(x)

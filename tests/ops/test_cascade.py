@@ -115,13 +115,13 @@ def hard(dtype, **sizes):
     return {name: tensor.to(dtype) for name, tensor in arguments.items()}
 
 
-def test_what_drives_the_next_cell_is_held_within_reach(assert_close, monkeypatch):
+def test_what_drives_the_next_cell_is_bounded(assert_close, monkeypatch):
     monkeypatch.setattr("kinn.ops.cascade.cascade_fits", lambda *sizes: True)
     arguments = hard(torch.float64)
     exact = differentiate(arguments, backend="reference", routes=ROUTES[:2])
     assert exact["y"].abs().max() > 1e20
     assert_close(differentiate(arguments, backend="cpu", routes=ROUTES[:2]), exact, 1e-9)
-    monkeypatch.setattr("kinn.ops.cascade.REACH", math.inf)
+    monkeypatch.setattr("kinn.ops.cascade.LARGEST_DRIVE", math.inf)
     assert differentiate(arguments, backend="reference", routes=ROUTES[:2])["y"].abs().max() > 1e60
 
 

@@ -69,7 +69,7 @@ def check(assert_close, fused, scans_by_doubling):
     return run
 
 
-def test_what_drives_the_next_cell_is_held_within_reach(check):
+def test_what_drives_the_next_cell_is_bounded(check):
     arguments = draw(1, (3, 5), 5, 3, cells=3, routes=1)
     arguments["x"] *= 30
     arguments["projection"] *= 4

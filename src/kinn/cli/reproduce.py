@@ -96,6 +96,10 @@ def _reproduce(options: Namespace) -> int:
         variants=options.variants,
     )
 
+    if not records:  # the warnings say why
+        print("No contender has a result: there is nothing to report", file=sys.stderr)
+        return 1
+
     from kinn.report import print_table, write_report
 
     print_table(list(records))

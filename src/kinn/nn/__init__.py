@@ -1,4 +1,4 @@
-"""Parts of networks, channels-last: `(b, *grid, c)` to `(b, *grid, c)`."""
+"""Parts of networks, channels-last: `(b, *grid, c)` to `(b, *grid, c)`; and fields `(b, c, *grid)` on other grids."""
 
 from kinn.nn.block import KirchhoffBlock
 from kinn.nn.cell import KirchhoffCell, no_weight_decay

@@ -70,7 +70,7 @@ def on_training_grid(
     """
     if dt_scale == 1:
         return network(x)
-    if dt_scale <= 0:
+    if not dt_scale > 0:
         raise ValueError(f"dt_scale must be positive, got {dt_scale}")
     grid = x.shape[2:]
     sizes: dict[Points, list[float]] = {"periodic" if periodic else "centres": [n * dt_scale for n in grid]}

@@ -12,7 +12,7 @@ from kinn.ops.backends import BACKENDS, backend_for, check_option
 from kinn.ops.cpu import cascade_cpu, cascade_fits
 from kinn.ops.discretize import DISCRETIZATIONS
 from kinn.ops.path import Path
-from kinn.ops.reference import REACH
+from kinn.ops.reference import LARGEST_DRIVE
 from kinn.ops.scan import grid_scan
 from kinn.ops.triton import cascade_fits_triton, cascade_triton
 
@@ -142,7 +142,7 @@ def _by_cells(
             y = grid_scan(drive, dt, a[r, k], B, C, D[r, k], axis=axis, reverse=reverse, **options)
             assert isinstance(y, Tensor), "no state was asked for"
             total = total + y
-            drive = y.clamp(-REACH, REACH) if wiring == "series" else drive
+            drive = y.clamp(-LARGEST_DRIVE, LARGEST_DRIVE) if wiring == "series" else drive
     return total
 
 

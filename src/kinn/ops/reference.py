@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from kinn.ops.path import Path
 
 
-REACH = 2.0**32
-"""What drives the next cell in series is held to this: a cell is cubic in its drive, and four would leave float32."""
+# What drives the next cell in series is held to this: a cell is cubic in its drive, and three leave float32.
+LARGEST_DRIVE = 2.0**32
 
 
 def scan_reference(

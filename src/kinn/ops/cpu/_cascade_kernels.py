@@ -36,7 +36,6 @@ from kinn.ops.cpu._tiles import (
 from kinn.ops.cpu._vector import load, pointer, size, splat, store, zeros
 from kinn.ops.cpu.records import TILE, WIDE, Cells, Rows, Size
 from kinn.ops.path import Path
-from kinn.ops.reference import REACH
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
 PARTS_SHA256 = "e115ff4c4246a361"
@@ -50,6 +49,7 @@ class Plan(NamedTuple):
     cells: int
     rank: int
     series: bool
+    largest_drive: float
     dt_scale: float
     size: Size
     blocks: int
@@ -119,20 +119,20 @@ def _cells(p, w, cell, x, projected, dt, checkpoints):
 
 
 @part
-def _hold(drive, count):
-    """Keep what drives the next cell within reach."""
+def _hold(drive, largest, count):
+    """Bound what drives the next cell."""
     for i in range(count):
-        if drive[i] > REACH:
-            drive[i] = REACH
-        elif drive[i] < -REACH:
-            drive[i] = -REACH
+        if drive[i] > largest:
+            drive[i] = largest
+        elif drive[i] < -largest:
+            drive[i] = -largest
 
 
 @part
-def _free(gradient, drive, count):
+def _return_hold(gradient, drive, largest, count):
     """Back through `_hold`: what was held does not move."""
     for i in range(count):
-        if abs(drive[i]) >= REACH:
+        if abs(drive[i]) >= largest:
             gradient[i] = 0
 
 
@@ -183,7 +183,7 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
                         offset = group * y_group + b * y.batch
                         scatter(zero, out, dp, rows[:count], s.d, target, offset, y.row, r > r_first or k > 0)
                         if p.series:
-                            _hold(out, count * dp)
+                            _hold(out, p.largest_drive, count * dp)
                             drive, out = out, drive
 
 
@@ -247,7 +247,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                             (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:]),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
                         )  # fmt: skip
-                        _hold(out, count * dp)
+                        _hold(out, p.largest_drive, count * dp)
                     for k in range(p.cells - 1, -1, -1):
                         cell, own = r * p.cells + k, k * room
                         drive = drives[k * wide if p.series else 0 :]
@@ -258,7 +258,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                         at = _cells(p, w, cell, drive, projected, dt, checkpoints)
                         kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
                         if not fresh:
-                            _free(to_x, drives[(k + 1) * wide :], count * dp)
+                            _return_hold(to_x, drives[(k + 1) * wide :], p.largest_drive, count * dp)
                         for i in range(0, count * dp, TILE):
                             value = load(to_y, i, zero)
                             store(given, i, value if fresh else value + load(to_x, i, zero))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from kinn.ops.cpu.compiled import FLOOR, groups_for, load_kernels, rows_of, run_items, work_of
 from kinn.ops.cpu.records import TILE, Size, slow_below
 from kinn.ops.path import Path
-from kinn.ops.reference import check_sign
+from kinn.ops.reference import LARGEST_DRIVE, check_sign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +189,8 @@ def _plan(kernels, x, dt_weight, a, paths, series, zoh, dt_scale):
     blocks = min(batch, _MAX_BLOCKS)
     groups = groups_for(blocks, routes, torch.get_num_threads())
     size = Size(d, n, _steps(d, n), zoh, FLOOR[x.dtype], slow_below(min(path.steps for path in paths)))
-    return kernels.Plan(batch, routes, cells, dt_weight.shape[-1], series, dt_scale, size, blocks, groups)
+    rank = dt_weight.shape[-1]
+    return kernels.Plan(batch, routes, cells, rank, series, LARGEST_DRIVE, dt_scale, size, blocks, groups)
 
 
 def _parameters(kernels, projection, dt_weight, dt_bias, a, D):

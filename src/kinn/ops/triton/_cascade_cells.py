@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kinn.ops.reference import REACH as _REACH
+from kinn.ops.reference import LARGEST_DRIVE as _LARGEST_DRIVE
 from kinn.ops.triton._cascade_parts import (
     block_of,
     couplings_of,
@@ -28,13 +28,13 @@ from kinn.ops.triton._cascade_parts import (
 )
 from kinn.ops.triton._parts import LOG2_E, expm1_and_slope, expm1_of_log2, rates_of
 
-REACH = tl.constexpr(_REACH)
+LARGEST_DRIVE = tl.constexpr(_LARGEST_DRIVE)
 
 
 @triton.jit
 def held(out):
-    """What drives the next cell, kept within reach; NaN stays."""
-    return tl.where(out > REACH, REACH, tl.where(out < -REACH, -REACH, out))
+    """What drives the next cell: a cell's output, bounded; NaN stays."""
+    return tl.where(out > LARGEST_DRIVE, LARGEST_DRIVE, tl.where(out < -LARGEST_DRIVE, -LARGEST_DRIVE, out))
 
 
 @triton.jit

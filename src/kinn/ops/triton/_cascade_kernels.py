@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kinn.ops.triton._cascade_cells import REACH, form, held, return_cell, scan
+from kinn.ops.triton._cascade_cells import LARGEST_DRIVE, form, held, return_cell, scan
 from kinn.ops.triton._cascade_parts import chunks_before, route_of
 from kinn.ops.triton._parts import row_of
 
@@ -181,7 +181,7 @@ def backward(
                     if not SERIES:
                         total += to_drive
                     elif k > 0:
-                        to_drive = tl.where(tl.abs(drive) < REACH, to_drive, 0.0)
+                        to_drive = tl.where(tl.abs(drive) < LARGEST_DRIVE, to_drive, 0.0)
                     if k == CELLS - 1:
                         leaving, more = (left,), (grown,)
                     else:

@@ -194,9 +194,12 @@ def test_transfer_evaluates_the_same_functions_on_other_grids_with_the_spacing_b
 
 def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):
     wild = replace(POISSON.variants[0], name="wild", lr=1e30)
-    with pytest.warns(UserWarning, match="wild is left out with seed 0: the training loss became"):
-        [path] = run(replace(POISSON, resolutions=(), variants=(wild, POISSON.variants[1])), tmp_path)
-    assert json.loads(path.read_text())["variant"] == POISSON.variants[1].name
+    experiment = replace(POISSON, resolutions=(), variants=(wild, POISSON.variants[1]))
+    with pytest.warns(UserWarning, match="wild diverged with seed 0: the training loss became"):
+        first, second = (json.loads(path.read_text()) for path in run(experiment, tmp_path))
+    assert first["metrics"]["test"] == {POISSON.primary_metric: None}
+    assert first["notes"][-1].startswith("wild diverged with seed 0")
+    assert second["metrics"]["test"][POISSON.primary_metric] > 0
 
 
 def test_a_model_that_knows_no_spacing_is_given_none(tmp_path):

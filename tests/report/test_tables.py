@@ -97,6 +97,9 @@ def test_unlike_runs_are_called_so(records):
     assert not unlike(*rates)
     named = "Each model has its own learning rate: UKNO K=0 0.008, UKNO K=2 0.001."
     assert named in table_of(rates).notes
+    solved = {**ours, "variant": "PINN", "config": {}}
+    assert not unlike(*rates, solved)
+    assert named in table_of([*rates, solved]).notes
     assert "same seeds" in unlike(baseline, {**ours, "seed": 1})[0]
     assert "machines" in unlike(baseline, {**ours, "hardware": {"cpu": "other"}})[0]
 

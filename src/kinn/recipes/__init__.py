@@ -98,7 +98,7 @@ def run(
     """Run a recipe: generate its data, train every variant with every seed, write one result record for each.
 
     Called again with the same arguments, it goes on where it stopped; finished variants are not run again. A variant
-    whose training diverges is left out with a warning.
+    whose training diverges is recorded as such, with a warning.
 
     Args:
         name: of the recipe.

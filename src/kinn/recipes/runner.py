@@ -77,10 +77,17 @@ def run_experiment(
                     result = _train(experiment, variant, settings, parts, transfer, run, progress)
                 else:
                     result = variant.solve(experiment, parts["test"], seed=seed, device=device, folder=run)
-            except (ImportError, FloatingPointError) as error:  # an optional baseline; a training that diverged
-                if variant.solve is None and isinstance(error, ImportError):
+            except FloatingPointError as error:  # a result, too: the others go on
+                told = f"{variant.name} diverged with seed {seed}: {error}"
+                warnings.warn(f"{told}. To try again, remove {path}", stacklevel=2)
+                result = {
+                    "metrics": {"test": {experiment.primary_metric: None}},
+                    "notes": [*experiment.notes, told],
+                }
+            except ImportError as error:
+                if variant.solve is None:
                     raise
-                warnings.warn(f"{variant.name} is left out with seed {seed}: {error}", stacklevel=2)
+                warnings.warn(f"{variant.name} is left out: {error}", stacklevel=2)  # an optional baseline
                 paths.remove(path)
                 continue
             where = {"hardware": hardware(), "versions": versions(), "date": date()}
@@ -100,6 +107,13 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "input_noise": experiment.input_noise,
     }
     data = {"files": [path.name for path in public]} if public else experiment.source.parameters
+    config = {
+        "loss": experiment.loss,
+        "normalize": experiment.normalize,
+        "optimizer": asdict(experiment.optimizer_of(variant)),
+        "training": training,
+        "rollout": rollout,
+    }
     return {
         "experiment": experiment.name,
         "variant": variant.name,
@@ -109,13 +123,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "data": {**data, **experiment.sizes},
         "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
         "resolutions": [] if public else experiment.resolutions,
-        "config": {
-            "loss": experiment.loss,
-            "normalize": experiment.normalize,
-            "optimizer": asdict(experiment.optimizer_of(variant)),
-            "training": training,
-            "rollout": rollout,
-        },
+        "config": config if variant.solve is None else {},  # what is not trained has its arguments
     }
 
 

@@ -130,8 +130,8 @@ def _settings(experiment: Experiment) -> list[tuple[str, list[tuple[str, str]]]]
     """Data and training settings that all runs share; the verdict names those in which they differ."""
     groups = []
     for title, what in (("Data", "data"), ("Training", "config")):
-        runs = [flatten(getattr(record, what)) for record in experiment.records]
-        shared = {k: v for k, v in runs[0].items() if all(repr(run.get(k)) == repr(v) for run in runs)}
+        runs = [run for record in experiment.records if (run := flatten(getattr(record, what)))]
+        shared = {k: v for k, v in next(iter(runs), {}).items() if all(repr(run.get(k)) == repr(v) for run in runs)}
         if shared:
             groups.append((title, [(key.replace("_", " "), show_value(value)) for key, value in shared.items()]))
     return groups

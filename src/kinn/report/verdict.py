@@ -120,14 +120,19 @@ def _unlike(experiment: Experiment) -> Iterator[str]:
         yield "Not like for like: the variants were not run with the same seeds."
     differing: dict[str, None] = {}
     for seed in sorted({r.seed for r in experiment.records}):
-        runs = [flatten({"data": r.data, "config": r.config}) for r in experiment.records if r.seed == seed]
+        runs = [
+            flatten({"data": r.data, "config": r.config})
+            for r in experiment.records
+            if r.seed == seed and r.config  # without: it was not trained
+        ]
         for key in dict.fromkeys(key for run in runs for key in run):
             if len({repr(run.get(key)) for run in runs}) > 1:
                 differing[key] = None
     if _RATE in differing:  # tuned alike, each to its best, is like for like
         del differing[_RATE]
-        rates = {v.name: flatten({"config": v.records[0].config}).get(_RATE) for v in experiment.variants}
-        yield f"Each model has its own learning rate: {', '.join(f'{name} {rate:g}' for name, rate in rates.items())}."
+        found = {v.name: flatten({"config": v.records[0].config}).get(_RATE) for v in experiment.variants}
+        rates = [f"{name} {rate:g}" for name, rate in found.items() if rate is not None]
+        yield f"Each model has its own learning rate: {', '.join(rates)}."
     if differing:
         yield f"Not like for like: the variants differ in {', '.join(differing)}."
     if len({repr(r.hardware) for r in experiment.records}) > 1:

@@ -11,6 +11,7 @@ from numba import njit
 
 from kinn.ops.cpu import (
     _cascade_kernels,
+    _cascade_parts,
     _evolution_kernels,
     _functions,
     _gate_kernels,
@@ -19,6 +20,7 @@ from kinn.ops.cpu import (
     _products,
     _rows,
     _scan_kernels,
+    _scan_tiles,
     _tiles,
     _vector,
     records,
@@ -28,7 +30,8 @@ from kinn.ops.cpu import (
 def test_the_kernels_name_the_code_that_they_inline():
     """Numba's cache sees only the kernels' own files: when this fails, copy the digest into them."""
     parts = b"".join(
-        Path(module.__file__).read_bytes() for module in (_vector, _functions, records, _tiles, _products, _rows)
+        Path(module.__file__).read_bytes()
+        for module in (_vector, _functions, records, _tiles, _scan_tiles, _cascade_parts, _products, _rows)
     )
     digest = hashlib.sha256(parts).hexdigest()[:16]
     for kernels in (_scan_kernels, _cascade_kernels, _mlp_kernels, _evolution_kernels, _gate_kernels, _mix_kernels):

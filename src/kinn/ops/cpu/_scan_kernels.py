@@ -14,21 +14,19 @@ from typing import NamedTuple
 import numpy as np
 from numba import literal_unroll
 
+from kinn.ops.cpu._scan_tiles import recompute_tile, return_tile, scan_tile
 from kinn.ops.cpu._tiles import (
-    approach,
     extent,
     fill_rows,
     finish_rates,
+    following,
     kernel,
     kinds_of,
     lanes_of,
     move_state,
     part,
     rates_of,
-    recompute_tile,
-    return_tile,
     room_for,
-    scan_chunk,
     scratch,
     sum_lanes,
 )
@@ -37,7 +35,7 @@ from kinn.ops.cpu.records import TILE, WIDE, Rows, Size
 from kinn.ops.path import Path
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "e115ff4c4246a361"
+PARTS_SHA256 = "9bfa7be1cecb4a15"
 
 
 class Plan(NamedTuple):
@@ -83,6 +81,16 @@ def _channels(p, group):
     return tiles * group // p.groups * TILE, min(tiles * (group + 1) // p.groups * TILE, p.size.d)
 
 
+@part
+def _chunk(rows, p, sequence, c):
+    """Fill `rows` with the grid indices of chunk `c` of a sequence, none behind the last; and the batch element."""
+    lines, steps = extent(p.path)
+    b, start = sequence // lines, c * p.size.chunk
+    count = min(p.size.chunk, steps - start) if b < p.batch else 0
+    fill_rows(rows, p.path, sequence - b * lines, steps, start, count)
+    return rows[:count], b
+
+
 @kernel
 def forward(p, at, out, begin, end, least):
     """Scan items `begin .. end`; `least` receives, per item, the smallest `dt` and the smallest `a` (0 if positive)."""
@@ -90,28 +98,35 @@ def forward(p, at, out, begin, end, least):
     a, state = pointer(at.a, least), pointer(out.state, least)
     lines, steps = extent(p.path)
     sequences, chunks = p.batch * lines, (steps + s.chunk - 1) // s.chunk
-    rows = np.empty(s.chunk, np.int64)
+    now, later = np.empty(s.chunk, np.int64), np.empty(s.chunk, np.int64)
     kinds = kinds_of(least)
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
         start, stop = _channels(p, group)
         room = room_for(s, stop - start)
-        rates = scratch(room, least), scratch(room, least), scratch(room, least)
-        least_a = rates_of(a, s, start, stop, rates)
+        rate, inverse, log2_rate = scratch(room, least), scratch(room, least), scratch(room, least)
+        least_a = rates_of(a, s, start, stop, (rate, inverse, log2_rate))
         h = scratch(room, least)
         least_dt = np.zeros(stop - start + WIDE, least.dtype)
         for sequence in range(sequences * block // p.blocks, sequences * (block + 1) // p.blocks):
-            b = sequence // lines
             h[:] = 0
             if out.initial_state != 0:
                 move_state(h, pointer(out.initial_state, least), s, sequence, start, stop, False)
             for c in range(chunks):
-                count = min(s.chunk, steps - c * s.chunk)
-                fill_rows(rows, p.path, sequence - b * lines, steps, c * s.chunk, count)
+                rows, b = _chunk(now, p, sequence, c)
+                ahead, b_ahead = _chunk(later, p, sequence + (c + 1) // chunks, (c + 1) % chunks)
                 kept = (sequence * chunks + c) * s.n * s.d
-                for source in (at.x, at.dt):
-                    approach(source, rows[:count], b, start, stop, least)
-                scan_chunk(kinds, s, at, out.y, rows[:count], b, kept, start, stop, h, rates, least_dt)
+                d = start
+                while d < stop:
+                    lanes, own = lanes_of(stop - d, s.n), (d - start) * s.n
+                    soon, b_soon, d_soon = following(rows, b, d, lanes, start, stop, ahead, b_ahead)
+                    for zero in literal_unroll(kinds):
+                        if size(zero) == lanes:
+                            scan_tile(
+                                zero, s, at, out.y, rows, b, kept, d, h[own:], log2_rate[own:], inverse[own:],
+                                least_dt[d - start :], soon, b_soon, d_soon,
+                            )  # fmt: skip
+                    d += lanes
             move_state(h, state, s, sequence, start, stop, True)
         least[item, 0] = least_dt.min()
         least[item, 1] = least_a
@@ -125,7 +140,7 @@ def backward(p, at, out, begin, end, like):
     lines, steps = extent(p.path)
     positions = p.path.outer * p.path.length * p.path.inner
     sequences, chunks = p.batch * lines, (steps + s.chunk - 1) // s.chunk
-    rows = np.empty(s.chunk, np.int64)
+    now, later = np.empty(s.chunk, np.int64), np.empty(s.chunk, np.int64)
     kinds = kinds_of(like)
     most = (s.chunk * s.n + TILE - 1) // TILE * TILE  # whole groups of TILE vectors are summed over lanes together
     lane_dB, lane_dC = scratch(most * TILE, like), scratch(most * TILE, like)
@@ -142,33 +157,32 @@ def backward(p, at, out, begin, end, like):
         sum_da[:] = 0
         sum_dD = np.zeros(stop - start + WIDE, like.dtype)
         for sequence in range(sequences * block // p.blocks, sequences * (block + 1) // p.blocks):
-            b = sequence // lines
             adjoint[:] = 0
             if out.dstate != 0:
                 move_state(adjoint, pointer(out.dstate, like), s, sequence, start, stop, False)
             for c in range(chunks - 1, -1, -1):
-                count = min(s.chunk, steps - c * s.chunk)
-                fill_rows(rows, p.path, sequence - b * lines, steps, c * s.chunk, count)
+                rows, b = _chunk(now, p, sequence, c)
+                ahead, b_ahead = _chunk(later, p, sequence + (c == 0), (c - 1) % chunks)
                 kept = (sequence * chunks + c) * s.n * s.d
                 lane_dB[:] = 0
                 lane_dC[:] = 0
-                for source in (at.x, at.dt, out.dy, out.dx, out.ddt):
-                    approach(source, rows[:count], b, start, stop, like)
                 d = start
                 while d < stop:
                     lanes, own = lanes_of(stop - d, s.n), (d - start) * s.n
                     rates = (rate[own:], inverse[own:], log2_rate[own:])
+                    soon, b_soon, d_soon = following(rows, b, d, lanes, start, stop, ahead, b_ahead)
                     for zero in literal_unroll(kinds):
                         if size(zero) == lanes:
-                            recompute_tile(zero, s, at, None, rows[:count], b, kept, d, rates, keep)
+                            recompute_tile(zero, s, at, None, rows, b, kept, d, rates, keep, soon, b_soon, d_soon)
                             return_tile(
-                                zero, s, at, out.dy, out.dx, out.ddt, rows[:count], b, d, rates, keep,
+                                zero, s, at, out.dy, out.dx, out.ddt, rows, b, d, rates, keep,
                                 adjoint[own:], sum_da[own:], sum_dD[d - start :], lane_dB, lane_dC,
+                                soon, b_soon, d_soon,
                             )  # fmt: skip
                     d += lanes
-                sum_lanes(kinds[1], lane_dB, sum_dB, count * s.n)
-                sum_lanes(kinds[1], lane_dC, sum_dC, count * s.n)
-                for i in range(count):
+                sum_lanes(kinds[1], lane_dB, sum_dB, rows.size * s.n)
+                sum_lanes(kinds[1], lane_dC, sum_dC, rows.size * s.n)
+                for i in range(rows.size):
                     i_out = ((group * p.batch + b) * positions + rows[i]) * s.n
                     for n in range(s.n):
                         dB[i_out + n] = sum_dB[i * s.n + n]

@@ -103,6 +103,19 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert "left out by --quick" in said
 
 
+def test_an_interrupt_keeps_the_shapes_that_are_done(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments, **options):
+        yield from bench_scans(TINY, CPU, MACHINE, repeats=1, contenders=["kinn"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kinn.bench.bench_scans", interrupted)
+    monkeypatch.setattr("kinn.bench.measure_machine", lambda device, **options: MACHINE)
+    output = tmp_path / "bench.json"
+    assert main(["bench", "--quick", "--output", str(output)]) == 130
+    assert [result["name"] for result in json.loads(output.read_text())["results"]] == list(TINY)
+    assert "the output file, if one was named, has the shapes that were finished" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

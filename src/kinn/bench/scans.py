@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def bench_scans(
     memory: bool = False,
     without: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Check, then time the forward and backward pass of every contender at every shape.
 
     Args:
@@ -41,8 +41,8 @@ def bench_scans(
         without: names that are listed with the reason given here instead of being timed.
         say: hears what is going on.
 
-    Returns:
-        for each shape a dictionary: `name`, `work`, `title`, `shape`, `least_s` (what the machine needs at least, and
+    Yields:
+        for each shape, when it is done, a dictionary: `name`, `work`, `title`, `shape`, `least_s` (what the machine needs at least, and
         what `bounds` it), `contenders`: each with a `reason` why it was not timed, or with its `error` against float64
         (the largest over the largest value, of `y` and all gradients), `median_s`, `min_s`, `quartiles_s`, `runs`,
         `roofline_percent` and `peak_bytes` (None where not measured); and `lead`: how many times the median of ours
@@ -51,7 +51,6 @@ def bench_scans(
     names = list(CONTENDERS if contenders is None else contenders)
     left_out = without or {}
     ready = {name: (None, left_out[name]) if name in left_out else prepare(name, device) for name in names}
-    results = []
     for title, shape in shapes.items():
         say(f"{title}: {shape}")
         rows: dict[str, dict[str, Any]] = {}
@@ -82,13 +81,10 @@ def bench_scans(
             least, _ = machine.shortest(shape.cost(CONTENDERS[name].injection))
             rows[name] |= {**found, "roofline_percent": 100 * least / found["median_s"]}
         least, bounds = machine.shortest(shape.cost(shape.injection))
-        results.append(
-            {
-                "name": title, "work": shape.work, "title": str(shape), "shape": list(shape), "least_s": least,
-                "bounds": bounds, "contenders": rows, "lead": _lead(rows),
-            }
-        )  # fmt: skip
-    return results
+        yield {
+            "name": title, "work": shape.work, "title": str(shape), "shape": list(shape), "least_s": least,
+            "bounds": bounds, "contenders": rows, "lead": _lead(rows),
+        }  # fmt: skip
 
 
 def prepared_step(name: str, shape: Shape | CascadeShape, device: str) -> Callable[[], object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from jsonargparse import Namespace
 
@@ -23,7 +24,7 @@ def add(commands: Commands) -> None:
         _options,
         _run,
         help="time the scan on this machine",
-        after_interrupt="nothing was written",
+        after_interrupt="the output file, if one was named, has the shapes that were finished",
     )
 
 
@@ -63,12 +64,7 @@ def _run(options: Namespace) -> int:
         print(
             f"memory {machine.bandwidth / 1e9:.0f} GB/s, arithmetic {machine.peak / 1e9:.0f} GFLOP/s", file=sys.stderr
         )
-        results = bench_scans(
-            {name: known[name] for name in names}, device, machine, repeats=repeats, memory=not options.quick,
-            without={"associative_scan, compiled": "it is compiled, left out by --quick"} if options.quick else None,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )  # fmt: skip
-        record = {
+        record: dict[str, Any] = {
             "command": f"kinn bench --shapes {' '.join(options.shapes)} --repeats {repeats} "
             f"--threads {torch.get_num_threads()}" + (" --quick" if options.quick else ""),
             "what": "float32, seconds, forward and backward, in turns",
@@ -76,15 +72,21 @@ def _run(options: Namespace) -> int:
             "device": str(device),
             "seed": 0,
             "machine": machine._asdict(),
-            "results": results,
+            "results": [],
             "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
             "hardware": hardware(),
             "versions": versions(),
             "date": date(),
         }
+        for result in bench_scans(
+            {name: known[name] for name in names}, device, machine, repeats=repeats, memory=not options.quick,
+            without={"associative_scan, compiled": "it is compiled, left out by --quick"} if options.quick else None,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        ):  # fmt: skip
+            record["results"].append(result)
+            if options.output is not None:
+                write_record(options.output, record)
     finally:
         torch.set_num_threads(threads)
-    print_table(results)
-    if options.output is not None:
-        write_record(options.output, record)
+    print_table(record["results"])
     return 0

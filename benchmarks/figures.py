@@ -8,17 +8,34 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib as mpl
+
+from kinn.report.records import load_records
+from kinn.report.sections import sections_of
 from kinn.report.speed import draw_scaling, draw_scans
+from kinn.report.style import PAPER
 
 FIGURES = {"selective_scan_cpu": draw_scans, "cascade_scaling_cpu": draw_scaling}
+OF_REPORTS = {
+    "darcy": "darcy-small-fields-1",
+    "shallow-water": "shallow-water-small-rollout",
+    "poisson-order": "poisson-order-small-order",
+    "ns-rollout": "ns-rollout-small-overview-rollout",
+    "ns-routes": "ns-routes-small-routes",
+}
 
 
 def main() -> None:
     folder = Path("docs/figures")
     folder.mkdir(exist_ok=True)
+    mpl.rcParams["svg.hashsalt"] = "kinn"  # the same bytes for the same records
     for name, draw in FIGURES.items():
         figure = draw(json.loads(Path(f"results/{name}.json").read_text()))
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+    for recipe, name in OF_REPORTS.items():
+        pictures = [p for section in sections_of(load_records(f"results/{recipe}")) for p in section.pictures()]
+        (picture,) = (p for p in pictures if p.name == name)
+        (folder / f"{name}.svg").write_bytes(picture.files(PAPER, ("svg",))["svg"])
 
 
 if __name__ == "__main__":

@@ -162,7 +162,10 @@ def test_error_against_routes_spreads_over_seeds(tables):
     bars = [np.ptp(path[:, 1]) for path in axes.collections[0].get_segments()]
     expected = [2 * v.metric("relative_l2").spread for v in routes.variants if v.factor]  # pyright: ignore
     assert bars == pytest.approx(expected)
-    assert "standard deviation over seeds" in picture.caption
+    (band,) = axes.patches  # of the level
+    (fno,) = [v.metric("relative_l2") for v in routes.variants if not v.factor]
+    assert (band.get_y(), band.get_height()) == pytest.approx((fno.mean - fno.spread, 2 * fno.spread))  # pyright: ignore
+    assert "Bars and bands show the standard deviation over seeds" in picture.caption
 
 
 def test_one_value_of_a_factor_is_no_figure(tables):

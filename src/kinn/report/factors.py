@@ -18,7 +18,7 @@ from kinn.report.panels import (
     limits_of_measures,
     points_in_words,
 )
-from kinn.report.records import Experiment, Variant
+from kinn.report.records import Experiment, Measure, Variant
 from kinn.report.style import DASHES, MARKERS, WIDTH, Picture, Series, Theme, label_ends, label_width
 from kinn.report.wording import FACTOR_NAMES, join, metric_name, split_name
 
@@ -29,7 +29,7 @@ class Lines:
 
     splits: tuple[str, ...]
     measured: dict[str, tuple[str, Points]]
-    level: dict[str, tuple[str, float]]
+    level: dict[str, tuple[str, Measure]]
     paper: dict[str, tuple[str, dict[float, float]]]
 
     def styles(self, theme: Theme) -> dict[str, Series]:
@@ -74,7 +74,7 @@ def _lines(experiment: Experiment, family: list[Variant]) -> Lines:
         for variant in experiment.variants:
             score = None if variant in family else variant.metric(metric, split)
             if score is not None and score.finite and score.mean > 0:
-                lines.level[f"{variant.name}{ending}"] = (split, score.mean)
+                lines.level[f"{variant.name}{ending}"] = (split, score)
         told = {v.factor[1]: figure for v in family if v.factor and (figure := v.published(metric, split))}
         if told:
             lines.paper[f"{model}{ending}, paper"] = (split, dict(sorted(told.items())))
@@ -90,14 +90,14 @@ def _picture(experiment: Experiment, name: str, family: list[Variant], lines: Li
         caption += f" Dashed horizontal lines: {join(list(others))}, to which this number does not apply."
     if lines.paper:
         caption += " Dotted: the paper’s figures."
-    if any(len(v.records) > 1 for v in family):
-        caption += " Bars show the standard deviation over seeds."
+    if any(len(v.records) > 1 for v in experiment.variants):
+        caption += f" {'Bars and bands' if lines.level else 'Bars'} show the standard deviation over seeds."
     absent = [v.name for v in family if v.factor and v.factor[1] not in places]
     if absent:
         caption += f" Not drawn, for want of a finite result: {join(absent)}."
     points = {label: points for label, (_, points) in lines.measured.items()}
     alt = f"Line chart of {metric} against {axis}. {points_in_words(points)}."
-    levels = {label: value for label, (_, value) in lines.level.items()}
+    levels = {label: score for label, (_, score) in lines.level.items()}
     figures = {label: told for label, (_, told) in lines.paper.items()}
 
     def draw(theme: Theme) -> Figure:
@@ -110,16 +110,20 @@ def _picture(experiment: Experiment, name: str, family: list[Variant], lines: Li
         axes.set_xticks(places, [f"{place:g}" for place in places])
         told = [value for values in figures.values() for value in values.values()]
         measured = [m for values in points.values() for m in values.values()]
-        limits_of_measures(axes, measured, [*levels.values(), *told])
-        for label, value in levels.items():
-            axes.axhline(value, **styles[label].line(), lw=1.1)
+        limits_of_measures(axes, [*measured, *levels.values()], told)
+        for label, score in levels.items():
+            axes.axhline(score.mean, **styles[label].line(), lw=1.1)
+            if score.spread:
+                low, high = score.mean - score.spread, score.mean + score.spread
+                axes.axhspan(low, high, color=styles[label].color, alpha=0.12, lw=0)
         for label, values in figures.items():
             style = styles[label]
             axes.plot(list(values), list(values.values()), **style.line(), marker=style.marker, ms=4.5, lw=1.1)
         for label, values in points.items():
             draw_points(axes, values, styles[label])
         last = {label: list(values.values())[-1].mean for label, values in points.items()}
-        last |= levels | {label: list(values.values())[-1] for label, values in figures.items()}
+        last |= {label: score.mean for label, score in levels.items()}
+        last |= {label: list(values.values())[-1] for label, values in figures.items()}
         label_ends(axes, last, styles, width, PLOT)
         return figure
 

@@ -42,11 +42,11 @@ def bench_scans(
         say: hears what is going on.
 
     Yields:
-        for each shape, when it is done, a dictionary: `name`, `work`, `title`, `shape`, `least_s` (what the machine needs at least, and
-        what `bounds` it), `contenders`: each with a `reason` why it was not timed, or with its `error` against float64
-        (the largest over the largest value, of `y` and all gradients), `median_s`, `min_s`, `quartiles_s`, `runs`,
-        `roofline_percent` and `peak_bytes` (None where not measured); and `lead`: how many times the median of ours
-        the fastest alternative takes, or None.
+        for each shape, when it is done, a dictionary: `name`, `work`, `title`, `shape`, `least_s` (what the machine
+        needs at least, and what `bounds` it), `contenders`: each with a `reason` why it was not timed, or with its
+        `error` against float64 (the largest over the largest value, of `y` and all gradients), `median_s`, `min_s`,
+        `quartiles_s`, `runs`, `roofline_percent` and `peak_bytes` (None where not measured); and `lead`: how many
+        times the median of ours the fastest alternative takes, or None.
     """
     names = list(CONTENDERS if contenders is None else contenders)
     left_out = without or {}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kinn.ops.autograd import register_cascade
 from kinn.ops.cpu.compiled import FLOOR, groups_for, load_kernels, rows_of, run_items, work_of
 from kinn.ops.cpu.records import TILE, Size, slow_below
 from kinn.ops.path import Path
@@ -137,28 +138,7 @@ def _(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, series, zo
     return tuple(x.new_empty(t.shape) for t in (x, projection, dt_weight, dt_bias, a, D))
 
 
-def _save_context(ctx, inputs, output):
-    *tensors, ctx.flat, ctx.series, ctx.zoh, ctx.dt_scale, save = inputs
-    assert save, "the forward was told that no gradient is needed"
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dy, _):
-    if dy is None:
-        return (None,) * 11
-    gradients = torch.ops.kinn.cascade_scan_backward(
-        dy, *ctx.saved_tensors, ctx.flat, ctx.series, ctx.zoh, ctx.dt_scale
-    )
-    return (*gradients, None, None, None, None, None)
-
-
-def _refuse_second_order(ctx, *gradients):
-    raise RuntimeError('the compiled cascade is differentiable once; use backend="reference" for second derivatives')
-
-
-torch.library.register_autograd("kinn::cascade_scan", _gradients, setup_context=_save_context)
-torch.library.register_autograd("kinn::cascade_scan_backward", _refuse_second_order)
+register_cascade("cascade_scan")
 
 
 def _paths(flat: Sequence[int]) -> list[Path]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinn.ops.autograd import register_scan
 from kinn.ops.cpu.compiled import (
     FLOOR,
     address,
@@ -133,34 +134,7 @@ def _backward_fake(dy, dstate, x, dt, a, B, C, D, checkpoints, outer, length, in
     return (*(x.new_empty(shape) for shape in shapes), dD, x.new_empty((sequences, *a.shape)))
 
 
-def _save_context(ctx, inputs, output):
-    x, dt, a, B, C, D, initial_state, *ctx.options, save = inputs
-    assert save, "the forward was told that no gradient is needed"
-    ctx.with_initial_state = initial_state is not None
-    ctx.save_for_backward(x, dt, a, B, C, D, output[2])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dy, dstate, _):
-    x, dt, a, B, C, D, checkpoints = ctx.saved_tensors
-    dy = torch.zeros_like(x) if dy is None else dy
-    *most, dD, dinitial_state = torch.ops.kinn.selective_scan_backward(
-        dy, dstate, x, dt, a, B, C, D, checkpoints, *ctx.options
-    )
-    return (
-        *most, None if D is None else dD, dinitial_state if ctx.with_initial_state else None,
-        None, None, None, None, None, None, None,
-    )  # fmt: skip
-
-
-def _refuse_second_order(ctx, *gradients):
-    raise RuntimeError(
-        'the compiled selective scan is differentiable once; use backend="reference" for second derivatives'
-    )
-
-
-torch.library.register_autograd("kinn::selective_scan", _gradients, setup_context=_save_context)
-torch.library.register_autograd("kinn::selective_scan_backward", _refuse_second_order)
+register_scan("selective_scan")
 
 
 def _plan(kernels, x: Tensor, a: Tensor, path: Path, zoh: bool):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from kinn.ops.autograd import register_cascade
 from kinn.ops.triton.scan import processors_of, with_rows
 
 if TYPE_CHECKING:
@@ -156,27 +157,7 @@ def _(dy, x, projection, dt_weight, dt_bias, a, D, kept, grid, routes, joined, s
     return tuple(t.new_empty(t.shape) for t in (x, projection, dt_weight, dt_bias, a, D))
 
 
-def _save_context(ctx, inputs, output):
-    *tensors, grid, routes, joined, series, zoh, dt_scale, save = inputs
-    assert save, "the forward was told that no gradient is needed"
-    ctx.options = grid, routes, joined, series, zoh, dt_scale
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dy, _):
-    if dy is None:
-        return (None,) * 13
-    gradients = torch.ops.kinn.cascade_scan_triton_backward(dy, *ctx.saved_tensors, *ctx.options)
-    return (*gradients, None, None, None, None, None, None, None)
-
-
-def _refuse_second_order(ctx, *gradients):
-    raise RuntimeError('the compiled cascade is differentiable once; use backend="reference" for second derivatives')
-
-
-torch.library.register_autograd("kinn::cascade_scan_triton", _gradients, setup_context=_save_context)
-torch.library.register_autograd("kinn::cascade_scan_triton_backward", _refuse_second_order)
+register_cascade("cascade_scan_triton")
 
 
 def cascade_options(cells: int, d: int, n: int, rank: int, dtype: torch.dtype, which: str) -> dict:

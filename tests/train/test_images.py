@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 
 from kinn.train.images import ImageSettings, evaluate_images, fit_images, fitting, load_classifier, open_images
-from kinn.train.images.data import class_names, evaluation_batches, training_batches
+from kinn.train.images.data import evaluation_batches, training_batches
+from kinn.train.images.sources import class_names
 from kinn.train.images.task import Counts, ImageTask
 from kinn.train.processes import Process
 
@@ -111,11 +113,13 @@ def test_timm_reads_the_file(trained):
     torch.testing.assert_close(model(x), load_classifier(trained.folder / "model.safetensors")[0](x))
 
 
-def test_an_interrupted_training_goes_on_to_the_same_numbers(folder, tmp_path, monkeypatch):
-    whole = fit(folder, tmp_path / "whole")
+class StopError(Exception):
+    pass
 
-    class StopError(Exception):
-        pass
+
+@pytest.fixture
+def stopping(monkeypatch):
+    """Stops a training at the beginning of its third epoch."""
 
     def stops(self):
         if self.current_epoch == 2:
@@ -123,16 +127,28 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(folder, tmp_path, m
         start(self)
 
     start = ImageTask.on_train_epoch_start
-    monkeypatch.setattr(ImageTask, "on_train_epoch_start", stops)
-    with pytest.raises(StopError):
-        fit(folder, tmp_path / "parts")
-    monkeypatch.setattr(ImageTask, "on_train_epoch_start", start)
-    parts = fit(folder, tmp_path / "parts", replace(QUICK, workers=2))  # whoever reads the images
+
+    @contextmanager
+    def stopped():
+        with monkeypatch.context() as change, pytest.raises(StopError):
+            change.setattr(ImageTask, "on_train_epoch_start", stops)
+            yield
+
+    return stopped
+
+
+def assert_equal_runs(one, other):
     for name in ("train_loss", "validation_loss", "raw_loss", "ema_top1"):
-        assert parts.curves[name] == whole.curves[name], name
-    files = [(tmp_path / run / "model.safetensors") for run in ("whole", "parts")]
-    one, other = (load_classifier(file)[0].state_dict() for file in files)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+        assert one.curves[name] == other.curves[name], name
+    weights, others = (load_classifier(run.folder / "model.safetensors")[0].state_dict() for run in (one, other))
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_numbers(folder, tmp_path, stopping):
+    whole = fit(folder, tmp_path / "whole")
+    with stopping():
+        fit(folder, tmp_path / "parts")
+    assert_equal_runs(fit(folder, tmp_path / "parts", replace(QUICK, workers=2)), whole)  # whoever reads the images
 
 
 def test_a_finished_training_returns_at_once_and_another_needs_its_own_folder(folder, tmp_path, monkeypatch):
@@ -194,34 +210,124 @@ def test_the_average_follows_the_weights_and_decay_spares_what_it_should(folder)
     assert rates[id(first)] < rates[id(last)] / 16
 
 
-def test_shards_are_read_as_folders_are(tmp_path):
+def write_tar(path, entries):
+    with tarfile.open(path, "w") as archive:
+        for name, content in entries:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def png(label, index):
+    file = io.BytesIO()
+    picture(label, index).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
     pytest.importorskip("webdataset")
+    root = tmp_path_factory.mktemp("shards")
     for part in ("train", "validation"):
-        (tmp_path / part).mkdir()
-        for shard in range(2):
-            with tarfile.open(tmp_path / part / f"{shard:04}.tar", "w") as archive:
-                for index in range(8):
-                    label = (index + shard) % 3
-                    image = io.BytesIO()
-                    picture(CLASSES[label], index).save(image, "png")
-                    for name, content in (
-                        (f"{shard}-{index}.png", image.getvalue()),
-                        (f"{shard}-{index}.cls", str(label)),
-                    ):
-                        content = content.encode() if isinstance(content, str) else content
-                        entry = tarfile.TarInfo(name)
-                        entry.size = len(content)
-                        archive.addfile(entry, io.BytesIO(content))
-    parts = [
-        open_images(
-            tmp_path, f"{part}/{{0000..0001}}.tar", dataset="wds/", training=part == "train", samples=16, batch_size=8
-        )
+        (root / part).mkdir()
+        for shard in range(4):
+            entries = []
+            for index in range(8):
+                label = (index + shard) % 3
+                entries.append((f"{shard}-{index}.png", png(CLASSES[label], index)))
+                entries.append((f"{shard}-{index}.cls", str(label).encode()))
+            write_tar(root / part / f"{shard:04}.tar", entries)
+    return root
+
+
+def open_shards(root, names="{0000..0003}.tar"):
+    return [
+        open_images(root, f"{part}/{names}", dataset="wds/", training=part == "train", samples=32, batch_size=8)
         for part in ("train", "validation")
     ]
+
+
+def test_shards_are_read_as_folders_are(shards, tmp_path):
     with pytest.raises(ValueError, match="how many classes"):
-        fit_images(QUICK, *parts, tmp_path / "run", progress=False)
-    found = fit_images(replace(QUICK, epochs=1), *parts, tmp_path / "run", num_classes=3, progress=False)
-    assert len(found.curves["ema_top1"]) == 1
+        fit_images(QUICK, *open_shards(shards), tmp_path / "run", progress=False)
+    run = fit_images(replace(QUICK, epochs=1), *open_shards(shards), tmp_path / "run", num_classes=3, progress=False)
+    found = evaluate_images(run.folder / "raw.safetensors", open_shards(shards)[1], workers=0, device="cpu")
+    assert found["images"] == 32
+    assert found["top1"] == run.curves["raw_top1"][-1]
+    with pytest.raises(ValueError, match="the model has 2 classes, but the images hold class 2, counted from 0"):
+        fit_images(QUICK, *open_shards(shards), tmp_path / "few", num_classes=2, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"has no shard train/0004.tar and 1 more, of 6"):
+        open_shards(shards, "{0000..0005}.tar")
+
+
+def test_an_interrupted_training_on_shards_goes_on_to_the_same_numbers(shards, tmp_path, stopping):
+    whole = fit_images(QUICK, *open_shards(shards), tmp_path / "whole", num_classes=3, progress=False)
+    with stopping():
+        fit_images(QUICK, *open_shards(shards), tmp_path / "parts", num_classes=3, progress=False)
+    parts = fit_images(QUICK, *open_shards(shards), tmp_path / "parts", num_classes=3, progress=False)
+    assert_equal_runs(parts, whole)
+
+
+def test_epochs_of_shards_have_orders_of_their_own(shards):
+    loader = training_batches(open_shards(shards)[0], QUICK, STATS, Process())
+    orders = []
+    for epoch in (0, 0, 1):
+        loader.dataset.set_epoch(epoch)
+        orders.append(torch.cat([classes for _, classes in loader]).tolist())
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_tar_file_for_every_part(folder, trained, tmp_path):
+    for part in ("train", "validation"):
+        files = sorted((folder / part).rglob("*.png"))
+        write_tar(tmp_path / f"{part}.tar", [(f"{file.parent.name}/{file.name}", file.read_bytes()) for file in files])
+    archives, folders = ([open_images(root, part) for part in ("train", "val")] for root in (tmp_path, folder))
+    assert [len(part) for part in archives] == [len(part) for part in folders] == [48, 21]
+    assert class_names(archives[0]) == list(CLASSES)
+    file = trained.folder / "raw.safetensors"
+    found = evaluate_images(file, open_images(tmp_path / "validation.tar", ""), workers=0, device="cpu")
+    assert found["loss"] == pytest.approx(trained.curves["raw_loss"][-1])
+
+
+def test_a_part_is_never_taken_for_another(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no part 'test'; it holds train, validation"):
+        open_images(folder, "test")
+    assert len(open_images(folder, "")) == 48 + 21
+    whole = open_images(folder / "train", "")
+    with pytest.raises(ValueError, match=r"training and validation images are the same, those of .*train"):
+        fit_images(QUICK, whole, open_images(folder, "train"), tmp_path / "run")
+
+
+def test_evaluation_goes_by_the_names_of_classes(folder, trained, tmp_path):
+    for label in ("striped", "light"):
+        (tmp_path / label).symlink_to(folder / "validation" / label)
+    found = evaluate_images(trained.folder / "raw.safetensors", open_images(tmp_path, ""), workers=0, device="cpu")
+    assert (found["images"], found["top1"] > 90) == (14, True)
+    (tmp_path / "spotted").symlink_to(folder / "validation" / "dark")
+    with pytest.raises(ValueError, match="does not know the classes spotted; it knows dark, light, striped"):
+        evaluate_images(trained.folder / "raw.safetensors", open_images(tmp_path, ""), workers=0, device="cpu")
+
+
+def test_grey_images(folder, tmp_path):
+    grey = replace(QUICK, model_arguments={**QUICK.model_arguments, "in_chans": 1})
+    run = fit(folder, tmp_path / "run", grey)
+    model, about = load_classifier(run.folder / "model.safetensors")
+    assert model.stem.down1.conv.in_channels == len(about["mean"]) == 1
+    found = evaluate_images(run.folder / "raw.safetensors", open_images(folder, "validation"), workers=0, device="cpu")
+    assert found["loss"] == pytest.approx(run.curves["raw_loss"][-1], rel=1e-5)
+    with pytest.raises(ValueError, match="3 channels, or 1 if they are grey, but the model expects 2"):
+        fit(folder, tmp_path / "two", replace(grey, model_arguments={"in_chans": 2}))
+
+
+def test_the_recipe_augments_whatever_it_draws(folder):
+    images = open_images(folder, "train")
+    training_batches(images, replace(ImageSettings(), workers=0), STATS, Process())  # sets the transform
+    (policy,) = [step for step in images.transform.transforms if hasattr(step, "ops")]
+    harshest = [op for op in policy.ops if op.name.startswith("Posterize")]
+    assert harshest
+    for op in harshest:
+        op.prob, op.magnitude, op.magnitude_std = 1.0, 10, 0
+        op(picture("light", 0))
 
 
 def test_two_processes_under_torchrun_agree_with_one(folder, tmp_path):
@@ -248,6 +354,12 @@ def test_two_processes_under_torchrun_agree_with_one(folder, tmp_path):
 def test_what_cannot_be_trained(folder, tmp_path):
     with pytest.raises(ValueError, match="there is no model 'kinn_tinny'; similar ones: kinn_base, kinn_nano"):
         fit(folder, tmp_path, replace(QUICK, model="kinn_tinny"))
+    with pytest.raises(ValueError, match="similar ones: swin_tiny_patch4_window7_224"):
+        fit(folder, tmp_path, replace(QUICK, model="swin_tiny"))
+    with pytest.raises(ValueError, match="num_classes is 2, but the images have 3 classes"):
+        fit(folder, tmp_path, num_classes=2)
+    with pytest.raises(ValueError, match="precision 16 needs a GPU"):
+        fit(folder, tmp_path, replace(QUICK, precision="16"))
     with pytest.raises(ValueError, match=r"multiple of accumulate times processes \(3\), but is 8"):
         fit(folder, tmp_path, replace(QUICK, accumulate=3))
     with pytest.raises(FileNotFoundError, match="there is no image folder"):

@@ -57,7 +57,7 @@ def _train_options(parser: Parser) -> None:
         action=ActionConfigFile,
         help="YAML file with any of these options, such as OUTPUT/config.yaml of a run",
     )
-    parser.add_argument("--data", type=str, required=True, help="folder of images by part and class, or of shards")
+    parser.add_argument("--data", type=str, required=True, help="folder with images by part and class, or with shards")
     parser.add_argument("--output", type=str, required=True, help="folder for the run's files")
     _add_source(parser)
     parser.add_argument("--train-part", type=str, default="train", help="name of the part to learn from")
@@ -77,9 +77,11 @@ def _train_options(parser: Parser) -> None:
 
 def _evaluate_options(parser: Parser) -> None:
     parser.add_argument("model", type=str, help="file of the model, as kinn train image writes it")
-    parser.add_argument("data", type=str, help="folder of images by part and class, or of shards")
+    parser.add_argument("data", type=str, help="folder with images by part and class, or with shards")
     _add_source(parser)
-    parser.add_argument("--part", type=str, default="validation", help="name of the part that is measured")
+    parser.add_argument(
+        "--part", type=str, default="validation", help="name of the part that is measured; '' for all there is"
+    )
     parser.add_argument("--samples", type=int | None, default=None, help="images, for shards that do not tell")
     parser.add_argument("--size", type=int | None, default=None, help="of square crops; by default the training's")
     parser.add_argument(

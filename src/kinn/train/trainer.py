@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from kinn.train.callbacks import AtomicCheckpoints, History
 from kinn.train.folder import RunFolder
-from kinn.train.loading import EpochOrder
+from kinn.train.settings import chosen_device
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
@@ -47,7 +47,12 @@ def make_trainer(
         checkpoint_every: epochs.
         plugins: beside that for atomic checkpoints.
         options: of Lightning's trainer.
+
+    Raises:
+        ValueError: precision that the device does not have.
     """
+    if precision == "16" and chosen_device(device).type == "cpu":
+        raise ValueError("precision 16 needs a GPU; on a CPU take bf16")  # Lightning would, saying so in passing
     # at the end of an epoch, after History: Lightning calls checkpoints last
     last = ModelCheckpoint(
         dirpath=run.path,
@@ -79,11 +84,12 @@ def run_trainer(
     checkpoint: Path | None,
 ) -> None:
     """Run the trainer, which on Ctrl-C would exit the process and leave the signal ignored: here it interrupts."""
-    order = getattr(getattr(train, "batch_sampler", None), "sampler", None)
-    if checkpoint is not None and isinstance(order, EpochOrder):
-        # readers begin before Lightning says which epoch it is
+    readers: Any = getattr(getattr(train, "batch_sampler", None), "sampler", None), getattr(train, "dataset", None)
+    if checkpoint is not None:  # readers begin before Lightning says which epoch it is
         history = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]["History"]
-        order.set_epoch(len(history["curves"]["epoch"]))
+        for reader in readers:
+            if hasattr(reader, "set_epoch"):
+                reader.set_epoch(len(history["curves"]["epoch"]))
     handler, deterministic = signal.getsignal(signal.SIGINT), torch.are_deterministic_algorithms_enabled()
     try:
         with torch.random.fork_rng():

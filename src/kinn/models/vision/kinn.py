@@ -70,5 +70,5 @@ def kinn_base(pretrained: bool = False, **kwargs: Any) -> KINN:
 
 @register_model
 def kinn_nano(pretrained: bool = False, **kwargs: Any) -> KINN:
-    """KINN-N: 0.8 M parameters, for small images and for tests."""
+    """KINN-N: 1.0 M parameters, for small images and for tests."""
     return _create("kinn_nano", pretrained, {"depths": (1, 1, 2, 1), "dims": (24, 48, 96, 192)}, kwargs)

@@ -1,10 +1,10 @@
 """Training and evaluation of image classifiers, with timm's data pipeline. Needs the extras `train` and `vision`."""
 
-from kinn.train.images.data import open_images
 from kinn.train.images.evaluate import evaluate_images
 from kinn.train.images.fitting import ImageFit, fit_images
 from kinn.train.images.saving import load_classifier, save_classifier
 from kinn.train.images.settings import ImageSettings
+from kinn.train.images.sources import open_images
 
 __all__ = [
     "ImageFit",

@@ -1,87 +1,46 @@
-"""Labelled images: folders, archives, shards and hubs through timm's readers; batches for training and evaluation."""
+"""Batches of labelled images, for training and for evaluation, by timm's transforms."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_transform
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
+from torchvision.transforms import Compose, Grayscale
 
-from kinn.train.images.launch import meet
 from kinn.train.images.settings import ImageSettings
+from kinn.train.images.sources import Images
 from kinn.train.loading import EpochOrder, SharedBatches
 from kinn.train.processes import Process
 
-_STREAMS = ("wds", "tfds", "hfids")  # readers that yield images in an order of their own
 
-Images = Any
-"""A data set of timm's: items are (image, class); `transform` makes tensors of images."""
-
-
-def open_images(
-    root: str | Path, split: str, *, dataset: str = "", training: bool = False, samples: int | None = None,
-    batch_size: int = 1, seed: int = 0, class_map: str = "",
-) -> Images:  # fmt: skip
-    """One part of an image data set.
-
-    Args:
-        root: a folder with a folder for every class (in a folder for the part, or not), a tar file of such, a folder
-            of shards, or where a hub's data set is kept.
-        split: the part: "train", "validation", or the data set's own name for it.
-        dataset: "" for folders and tar files; `wds/` for tar shards (webdataset); `hfds/NAME` and, streamed,
-            `hfids/NAME` for Hugging Face data sets; `torch/NAME` for torchvision's.
-        training: whether shards are shuffled.
-        samples: number of images, for shards that do not tell.
-        batch_size: of the loader, for shards.
-        seed: of the order of shards.
-        class_map: file with the names of the classes in their order; "" sorts the folders.
+def normalisation(model: Any, channels: int = 3) -> dict[str, Any]:
+    """Mean and standard deviation of the channels that a model was made for; of one channel, their means.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no image in it.
-        ImportError: if the reader needs a package that is not there.
+        ValueError: neither one channel nor three.
     """
-    if not dataset and not Path(root).exists():
-        raise FileNotFoundError(f"there is no image folder {root}")
-    streams = (
-        {"num_samples": samples, "batch_size": batch_size, "seed": seed}
-        if dataset.partition("/")[0] in _STREAMS
-        else {}
-    )
-    if streams:
-        meet()
-    try:
-        found = create_dataset(
-            dataset, root=str(root), split=split, is_training=training, class_map=cast(Any, class_map), **streams
-        )
-    except RuntimeError as error:  # timm's: no image found
-        raise FileNotFoundError(f"{root}: {error}") from error
-    if not isinstance(found, IterableDataset) and len(found) == 0:
-        raise FileNotFoundError(f"{root} holds no images for part {split!r}")
-    return found
-
-
-def class_names(images: Images) -> list[str] | None:
-    """Names of the classes in the order of their numbers, where a data set has them."""
-    reader = getattr(images, "reader", None)
-    indices = getattr(reader, "class_to_idx", None) or getattr(images, "class_to_idx", None)
-    return None if not indices else sorted(indices, key=indices.__getitem__)
-
-
-def normalisation(model: Any) -> dict[str, Any]:
-    """Mean and standard deviation of the channels that a model was made for."""
+    if channels not in (1, 3):
+        raise ValueError(f"images have 3 channels, or 1 if they are grey, but the model expects {channels}")
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    return {"mean": cfg.get("mean", IMAGENET_DEFAULT_MEAN), "std": cfg.get("std", IMAGENET_DEFAULT_STD)}
+    stats = {"mean": cfg.get("mean", IMAGENET_DEFAULT_MEAN), "std": cfg.get("std", IMAGENET_DEFAULT_STD)}
+    return {
+        name: tuple(values) if channels == len(values) else (sum(values) / len(values),)
+        for name, values in stats.items()
+    }
 
 
 def training_batches(images: Images, settings: ImageSettings, stats: dict[str, Any], process: Process) -> DataLoader:
     """Augmented batches in an order that depends on seed and epoch alone; an epoch's incomplete batch is left out."""
-    images.transform = create_transform(
+    images.transform = _transform(
         settings.image_size,
+        stats,
         is_training=True,
         no_aug=settings.scale is None,
         scale=settings.scale,
@@ -91,11 +50,12 @@ def training_batches(images: Images, settings: ImageSettings, stats: dict[str, A
         interpolation="random" if settings.scale is not None else settings.interpolation,
         re_prob=settings.erasing,
         re_mode="pixel",
-        **stats,
     )
     part = settings.batch_size // settings.accumulate
     how: dict[str, Any] = {"batch_size": part // process.count, "drop_last": True}
-    if not isinstance(images, IterableDataset):
+    if isinstance(images, IterableDataset):
+        images = SeededStream(images, settings.seed, process)
+    else:
         order = _WholeBatches(len(images), seed=settings.seed, batch_size=settings.batch_size)
         how = {"batch_sampler": SharedBatches(order, batch_size=part, process=process)}
         images = _Seeded(images, settings.seed)
@@ -107,21 +67,31 @@ def evaluation_batches(
 ) -> DataLoader:
     """Central crops of every image once; each process has a stretch of them."""
     size = size or settings.image_size
-    images.transform = create_transform(size, crop_pct=settings.crop, interpolation=settings.interpolation, **stats)
-    if not isinstance(images, IterableDataset):
+    images.transform = _transform(size, stats, crop_pct=settings.crop, interpolation=settings.interpolation)
+    if isinstance(images, IterableDataset):
+        images = SeededStream(images, settings.seed, process)
+    else:
         images = Subset(images, process.part(len(images)))
     part = max(1, settings.batch_size // settings.accumulate // process.count)
     return _loader(images, settings, {"batch_size": part})
 
 
+def _transform(size: int, stats: dict[str, Any], **how: Any) -> Any:
+    made: Any = create_transform(size, **stats, **how)
+    return Compose([Grayscale(), *made.transforms]) if len(stats["mean"]) == 1 else made
+
+
 def _loader(images: Images, settings: ImageSettings, how: dict[str, Any]) -> DataLoader:
+    stream = isinstance(images, SeededStream)
+    # what reads a stream shuffles as it goes: a new process for every epoch makes that a matter of the epoch alone
+    workers = max(1, settings.workers) if stream else settings.workers
     return DataLoader(
         images,
         **how,
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0 and not stream,
         pin_memory=settings.device in ("auto", "cuda") and torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(settings.seed),  # of the readers of streams
+        generator=images.generator if stream else torch.Generator().manual_seed(settings.seed),
     )
 
 
@@ -157,3 +127,29 @@ class _Seeded(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> Any:
         seed_augmentation(self.seed, *item)
         return self.images[item[1]]
+
+
+class SeededStream(IterableDataset):
+    """A stream whose order and augmentation depend on seed, epoch and readers alone: a resumed run goes on alike."""
+
+    def __init__(self, images: Images, seed: int, process: Process) -> None:
+        self.images, self.seed, self.process = images, seed, process
+        self.generator = torch.Generator()  # the loader's: it seeds the readers
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Before the loader's readers start."""
+        self.epoch = epoch
+        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
+        self.images.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        reader = get_worker_info()
+        stream = iter(self.images)
+        for number in itertools.count():
+            seed_augmentation(self.seed, self.epoch, self.process.rank, reader.id if reader else 0, number)
+            try:
+                item = next(stream)
+            except StopIteration:
+                return
+            yield item

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 
-from kinn.train.images.data import Images, evaluation_batches
+from kinn.train.images.data import evaluation_batches
 from kinn.train.images.saving import load_classifier
 from kinn.train.images.settings import ImageSettings
+from kinn.train.images.sources import Images, class_names
 from kinn.train.images.task import Counts
 from kinn.train.processes import Process
 from kinn.train.progress import ProgressBar
@@ -41,7 +44,8 @@ def evaluate_images(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no model file, or an image of a class that it does not know.
+        ValueError: no model file, or an image of a class that it does not know. Where both the file and the images
+            name their classes, names decide, so that images may lack some.
     """
     where = chosen_device(device)
     model, about = load_classifier(path, device=where)
@@ -49,11 +53,15 @@ def evaluate_images(
         ImageSettings(), image_size=size or about["image_size"], crop=crop or about["crop"],
         interpolation=about["interpolation"], batch_size=batch_size, workers=workers,
     )  # fmt: skip
+    numbers = _numbers(path, about, images)
     batches = evaluation_batches(images, settings, {"mean": about["mean"], "std": about["std"]}, Process())
     counts = Counts()
-    bar = ProgressBar(Path(path).name, total=len(batches), unit="batches") if progress else None
+    count = None if isinstance(images, IterableDataset) else len(batches)  # a stream may not know
+    bar = ProgressBar(Path(path).name, total=count, unit="batches") if progress and count else None
     with torch.inference_mode():
         for index, (x, classes) in enumerate(batches, 1):
+            if numbers is not None:
+                classes = numbers[classes]
             if classes.max() >= about["num_classes"]:
                 raise ValueError(
                     f"{path} knows {about['num_classes']} classes, but the images hold class {int(classes.max())}"
@@ -64,3 +72,17 @@ def evaluate_images(
     if bar is not None:
         bar.close()
     return counts.result()
+
+
+def _numbers(path: str | Path, about: dict[str, Any], images: Images) -> torch.Tensor | None:
+    """The model's number of each class of the images, by name; None where one of them has no names."""
+    known, names = about["classes"], class_names(images)
+    if not known or not names:
+        return None
+    strange = sorted(set(names) - set(known))
+    if strange:
+        raise ValueError(
+            f"{path} does not know the classes {', '.join(strange[:5])}; it knows {', '.join(known[:5])}"
+            + (", ..." if len(known) > 5 else "")
+        )
+    return torch.tensor([known.index(name) for name in names])

@@ -15,10 +15,11 @@ from torch.utils.data import IterableDataset
 import kinn.models.vision  # noqa: F401  its models by name
 from kinn.train.callbacks import History, TrainingProgress
 from kinn.train.folder import RunFolder
-from kinn.train.images.data import Images, class_names, evaluation_batches, normalisation, training_batches
+from kinn.train.images.data import evaluation_batches, normalisation, training_batches
 from kinn.train.images.launch import launched
 from kinn.train.images.saving import save_classifier
 from kinn.train.images.settings import ImageSettings
+from kinn.train.images.sources import Images, class_names, place
 from kinn.train.images.task import ImageTask
 from kinn.train.memory import keep_freed_memory
 from kinn.train.processes import Process
@@ -71,8 +72,9 @@ def fit_images(
         progress: show a bar with images per second and the time left.
 
     Raises:
-        ValueError: unknown model, unknown number of classes, data sets that disagree in their classes, a batch that
-            does not divide among processes, or a folder of another run.
+        ValueError: unknown model, unknown number of classes or too few, data sets that disagree in their classes or
+            are one and the same, channels that images do not have, a batch that does not divide among processes, or a
+            folder of another run.
         FloatingPointError: the loss became NaN or infinite.
         KeyboardInterrupt: the user stopped it.
     """
@@ -81,7 +83,8 @@ def fit_images(
     num_classes = num_classes or (len(names) if names else None)
     if num_classes is None:
         raise ValueError("the data set does not say how many classes it has: give num_classes")
-    _check(settings, process, names, class_names(validation))
+    _check(settings, process)
+    _check_images(train, validation, num_classes)
     run, reports = RunFolder(folder), process.rank == 0
     config = {"images": asdict(settings) if config is None else dict(config)}
     data = {"classes": num_classes, "names": names, "train": _count(train), "validation": _count(validation)}
@@ -116,7 +119,7 @@ def _train(job: _Job) -> dict[str, Any]:
     )
     if settings.grad_checkpointing:
         model.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
-    stats = normalisation(model)
+    stats = normalisation(model, settings.model_arguments.get("in_chans", 3))
     batches = training_batches(job.train, settings, stats, process)
     tests = evaluation_batches(job.validation, settings, stats, process)
     streams = isinstance(job.train, IterableDataset)  # whose loaders do not know the part of one process
@@ -175,14 +178,12 @@ def _train(job: _Job) -> dict[str, Any]:
     return summary
 
 
-def _check(settings: ImageSettings, process: Process, names: list[str] | None, others: list[str] | None) -> None:
-    if settings.model not in timm.list_models():
-        close = ", ".join(timm.list_models(f"*{settings.model.partition('_')[0]}*")[:5])
-        raise ValueError(f"there is no model {settings.model!r}" + (f"; similar ones: {close}" if close else ""))
-    if names and others and names != others:
-        missing = sorted(set(names) ^ set(others))
+def _check(settings: ImageSettings, process: Process) -> None:
+    if not timm.is_model(settings.model):
+        head = settings.model.partition("_")[0]
+        close = [n for n in timm.list_models() if n.startswith(settings.model)] or timm.list_models(f"*{head}*")
         raise ValueError(
-            f"training and validation images have different classes: {', '.join(missing[:5])} occur in one alone"
+            f"there is no model {settings.model!r}" + (f"; similar ones: {', '.join(close[:5])}" if close else "")
         )
     parts = settings.accumulate * process.count
     if settings.batch_size % parts:
@@ -190,6 +191,19 @@ def _check(settings: ImageSettings, process: Process, names: list[str] | None, o
             f"batch_size must be a multiple of accumulate times processes ({parts}), but is {settings.batch_size}"
         )
     chosen_device(settings.device)
+
+
+def _check_images(train: Images, validation: Images, num_classes: int) -> None:
+    names, others = class_names(train), class_names(validation)
+    if names and others and names != others:
+        missing = sorted(set(names) ^ set(others))
+        raise ValueError(
+            f"training and validation images have different classes: {', '.join(missing[:5])} occur in one alone"
+        )
+    if names and len(names) > num_classes:
+        raise ValueError(f"num_classes is {num_classes}, but the images have {len(names)} classes")
+    if (one := place(train)) is not None and one == place(validation):
+        raise ValueError(f"training and validation images are the same, those of {one}")
 
 
 def _count(images: Images) -> int | None:

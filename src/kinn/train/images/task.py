@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from kinn.train.images.data import seed_augmentation
+from kinn.train.images.data import SeededStream, seed_augmentation
 from kinn.train.images.settings import ImageSettings
 from kinn.train.processes import Process
 
@@ -82,6 +82,7 @@ class ImageTask(lightning.LightningModule):
             if settings.mixup or settings.cutmix
             else None
         )
+        self.classes = classes
         self._counts = {"raw": Counts(), "ema": Counts()}
         self._updated = 0
 
@@ -90,8 +91,17 @@ class ImageTask(lightning.LightningModule):
         return Reported("raw", self.model) if self.ema is None else Reported("ema", self.ema.module)
 
     def on_train_epoch_start(self) -> None:
-        """Count from the steps that were taken before a resume."""
+        """Count from the steps that were taken before a resume; tell a stream the epoch."""
         self._updated = self.global_step
+        images = getattr(self.trainer.train_dataloader, "dataset", None)
+        if isinstance(images, SeededStream):
+            images.set_epoch(self.current_epoch)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Refuse a class that the model has no logit for."""
+        if (found := int(batch[1].max())) >= self.classes:
+            raise ValueError(f"the model has {self.classes} classes, but the images hold class {found}, counted from 0")
+        return batch
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross entropy against mixed and smoothed labels, mean over the batch."""

@@ -298,3 +298,15 @@ class TestSplit:
         ]:
             with pytest.raises(ValueError, match=message):
                 split(pairs(), sizes, 0)
+
+
+def test_a_mask_chooses_where_it_is_true() -> None:
+    data = from_arrays(torch.arange(6.0).reshape(6, 1, 1), torch.zeros(6, 1, 1))
+    mask = [False, True, False, False, True, True]
+    for chosen in (mask, torch.tensor(mask), np.array(mask), [1, 4, 5], np.array([1, 4, -1])):
+        assert data.subset(chosen).batch(range(3))[0].flatten().tolist() == [1, 4, 5]
+    with pytest.raises(ValueError, match="a mask for 6 samples must have as many booleans, but has 3"):
+        data.subset(mask[:3])
+    for wrong in (3, 1.5, [0.5], "ab"):
+        with pytest.raises(TypeError, match="expected a slice, a list of indices or of booleans"):
+            data.subset(wrong)

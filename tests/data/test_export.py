@@ -25,7 +25,7 @@ from kinn.data import (
     open_dataset,
 )
 
-LAYOUTS = ("cno", "li", "pdebench-darcy", "pdebench-rdb")
+LAYOUTS = ("kinn", "cno", "li", "pdebench-darcy", "pdebench-rdb")
 
 
 def pairs(*grid: int, channels: int = 1, samples: int = 12) -> OperatorDataset:
@@ -67,6 +67,22 @@ def test_round_trip(tmp_path: Path, layout: str, at_once: int, monkeypatch: pyte
     assert seen == sorted(seen)
     assert len(seen) > 1 or at_once > 100
     assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [pairs(9, channels=3), pairs(3, 4, 5, channels=2), flows(7, channels=2), flows(6, 7, timed=False)],
+    ids=repr,
+)
+def test_our_own_layout_takes_any_channels_and_grids(tmp_path: Path, data: OperatorDataset | TrajectoryDataset) -> None:
+    data.metadata.update(equation="heat", diffusivity=0.1)
+    back = open_dataset(export_dataset(data, tmp_path / "own.h5", layout="kinn"))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(fields(data), fields(back), strict=True))
+    assert getattr(back, "time", None) == getattr(data, "time", None)
+    assert back.metadata == {"equation": "heat", "diffusivity": 0.1}
+    data.metadata["source"] = object()
+    with pytest.raises(ValueError, match="keeps metadata of plain values"):
+        export_dataset(data, tmp_path / "other.h5", layout="kinn")
 
 
 def test_cno_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +186,7 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
         (flows(2, 3, 4), "li", r"fields on a two-dimensional grid, but .* grid \(2, 3, 4\)"),
         (flows(6, 6, timed=False), "pdebench-rdb", "needs the time of each frame"),
         (unbounded, "pdebench-rdb", "domain in the metadata must be two numbers, but is 5"),
-        (pairs(6, 6), "matlab", "layout must be one of cno, li, pdebench-darcy, pdebench-rdb, but is 'matlab'"),
+        (pairs(6, 6), "matlab", "layout must be one of kinn, cno, li, pdebench-darcy, pdebench-rdb, but is 'matlab'"),
     ]:
         with pytest.raises(ValueError, match=message):
             export_dataset(data, tmp_path / "x.h5", layout=layout)

@@ -56,6 +56,26 @@ def test_cno_layout(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert data.metadata["output_range"] == (potential.min(), potential.max())
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_users_own_arrays_need_nothing_but_their_names(tmp_path: Path, timed: bool) -> None:
+    path, values = tmp_path / "own.h5", RNG.normal(size=(4, 3, 2, 5, 6)).astype("float32")
+    with h5py.File(path, "w") as file:
+        file["trajectory"] = values
+        if timed:
+            file["time"] = [0.0, 0.5, 1.0]
+    data = open_dataset(path)
+    assert isinstance(data, TrajectoryDataset)
+    assert (data.channels, data.grid, data.time) == (2, (5, 6), [0.0, 0.5, 1.0] if timed else None)
+    assert torch.equal(data[3], torch.from_numpy(values[3]))
+    path = tmp_path / "pairs.h5"
+    with h5py.File(path, "w") as file:
+        file["input"], file["output"] = values[:, 0], values[:, 1, :1]
+    pairs = open_dataset(path)
+    assert isinstance(pairs, OperatorDataset)
+    assert (pairs.in_channels, pairs.out_channels) == (2, 1)
+    assert torch.equal(pairs[2][1], torch.from_numpy(values[2, 1, :1]))
+
+
 def li_field(samples: int = 5, frames: int = 3) -> np.ndarray:
     """Every axis of another length, so that no two can be mistaken for each other."""
     return RNG.normal(size=(samples, 6, 7, frames)).astype("float32")

@@ -57,6 +57,18 @@ def test_constants_broadcast_over_batches_frames_and_resolutions() -> None:
         assert one.flatten()[0] == pytest.approx(((1 - fitted.mean[1]) / fitted.std[1]).item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 3, 8, 8), (4, 8), (8, 8)])
+def test_fields_of_other_channels_are_refused(shape: tuple[int, ...]) -> None:
+    fields = torch.randn(6, 2, 8, 8)
+    for normalizer in (Standard.fit(fields), MinMax.fit(fields)):
+        for function in (normalizer.encode, normalizer.decode):
+            with pytest.raises(ValueError, match=r"expected fields of 2 channels on a grid of 2 axes.*got the shape"):
+                function(torch.randn(shape))
+    Standard.fit(fields, per_channel=False).encode(torch.randn(shape))  # one constant fits all
+    with pytest.raises(TypeError, match="got ndarray"):
+        Standard.fit(fields.numpy())  # pyright: ignore[reportArgumentType]
+
+
 def test_fit_streams_over_data_sets_of_both_kinds() -> None:
     pairs = from_arrays(FIELDS, FIELDS[:, :1] * 2)
     assert torch.equal(Standard.fit(pairs.inputs).mean, Standard.fit(FIELDS).mean)

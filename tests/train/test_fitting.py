@@ -12,7 +12,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from kinn.data import Standard, split
+from kinn.data import Standard, from_arrays, split
 from kinn.models import build
 from kinn.train import (
     OperatorTask,
@@ -181,6 +181,29 @@ def test_a_folder_of_another_run_is_refused_by_the_first_difference(run, pairs, 
     with pytest.raises(ValueError, match=r"of a run on other data: its train\.checksum"):
         run()
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]["epochs"] == 4
+
+
+def test_other_data_are_noticed_wherever_they_differ(parts, small_fno, tmp_path):
+    def train(data):
+        settings = TrainSettings(epochs=1, device="cpu")
+        return fit(OperatorTask(small_fno()), data, parts["validation"], settings, tmp_path / "r", progress=False)
+
+    train(parts["train"])
+    inputs, outputs = parts["train"].batch(range(16))
+    outputs[7] *= 2
+    with pytest.raises(ValueError, match=r"of a run on other data: its train\.checksum"):
+        train(from_arrays(inputs, outputs))
+
+
+def test_a_run_that_never_began_does_not_keep_its_folder(run, monkeypatch, tmp_path):
+    with monkeypatch.context() as change:
+        change.setattr(fitting, "_train", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(lr=1e-3)
+    (tmp_path / "run" / ".last.ckpt.xyz.part").write_bytes(b"half")  # as a process leaves it that is killed
+    (tmp_path / "run" / ".note.part").write_bytes(b"the user's")
+    assert run(epochs=1, lr=2e-3)[0].epochs == 1
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".note.part"]
 
 
 def test_a_configuration_of_the_callers_own_is_saved_and_compared(parts, small_fno, tmp_path):

@@ -67,6 +67,19 @@ def test_prediction_is_in_physical_units():
     torch.testing.assert_close(forecaster.forecast(frames[:, :2], 5), frames[:, 2:])
 
 
+def test_fields_may_be_arrays_of_any_precision():
+    model = TrainedModel(torch.nn.Conv1d(1, 1, 1), Standard(mean=1.0, std=4.0), Standard(mean=10.0, std=2.0))
+    x = torch.randn(2, 1, 5)
+    for given in (x.double(), x.numpy(), x.double().numpy()):
+        torch.testing.assert_close(model.predict(given), model.predict(x))
+
+
+def test_a_model_that_knows_no_spacing_says_so():
+    model = TrainedModel(torch.nn.Identity(), Identity(), Identity())
+    with pytest.raises(ValueError, match=r"Identity is not told the grid's spacing: it takes no dt_scale, got 0\.5"):
+        model.predict(torch.ones(1, 1, 4), dt_scale=0.5)
+
+
 def test_errors_say_what_was_expected():
     operator = TrainedModel(torch.nn.Identity(), Identity(), Identity())
     with pytest.raises(ValueError, match="call predict"):

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 def _options(parser: Parser) -> None:
     parser.add_argument("model", type=str, help="file of the model, as kinn train writes it")
-    parser.add_argument("data", type=str, help="data file: kinn's, CNO's Poisson layout, or Li's .mat files")
+    parser.add_argument("data", type=str, help="data file: kinn's, or of a layout of CNO, Li or PDEBench")
     parser.add_argument("--batch-size", type=int, default=32, help="samples at once; does not change the result")
     parser.add_argument("--device", type=str, default="auto", help="where to compute: auto, cpu or cuda")
     parser.add_argument(

@@ -55,7 +55,7 @@ def _train_options(parser: Parser) -> None:
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
-        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run",
+        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run; options behind it prevail",
     )
     parser.add_argument("--data", type=str, required=True, help="folder with images by part and class, or with shards")
     parser.add_argument("--output", type=str, required=True, help="folder for the run's files")

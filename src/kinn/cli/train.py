@@ -43,7 +43,7 @@ def _options(parser: Parser) -> None:
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
-        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run",
+        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run; options behind it prevail",
     )
     parser.add_argument("--output", type=str, required=True, help="folder for the run's files")
     _add_data(parser)
@@ -56,7 +56,7 @@ def _options(parser: Parser) -> None:
 def _add_data(parser: Parser) -> None:
     group = parser.add_argument_group("Data")
     group.add_argument(
-        "--data", type=str, required=True, help="data file: kinn's, CNO's Poisson layout, or Li's .mat files"
+        "--data", type=str, required=True, help="data file: kinn's, or of a layout of CNO, Li or PDEBench"
     )
     group.add_argument(
         "--validation",
@@ -74,8 +74,12 @@ def _add_data(parser: Parser) -> None:
 
 
 def _add_model(parser: Parser) -> None:
+    from kinn.models import model_names
+
     group = parser.add_argument_group("Model")
-    group.add_argument("--model", type=str, default="FKNO", help="FNO, FKNO or UKNO; channels come from the data")
+    group.add_argument(
+        "--model", type=str, default="FKNO", help=f"one of {', '.join(model_names())}; channels come from the data"
+    )
     group.add_argument(
         "--model-arguments",
         type=dict,
@@ -286,7 +290,10 @@ def _model(name: str, arguments: dict[str, Any], seed: int) -> nn.Module:
             if key not in known:
                 raise ValueError(f"{name} has no argument '{key}'; it has {', '.join(known)}")
     torch.manual_seed(seed)
-    return kinn.models.build(name, arguments)
+    try:
+        return kinn.models.build(name, arguments)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot be built with {arguments}: {error}") from error
 
 
 def _optimizer(options: Namespace) -> OptimizerSettings:

@@ -65,6 +65,8 @@ def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) ->
         array = (array.file.filename, array.name)
     if isinstance(array, tuple):
         path, name = _hdf5_pair(array, what)
+        if not h5py.is_hdf5(path):
+            raise ValueError(f"{path} is no HDF5 file (nor MATLAB 7.3): load it, and pass the {what} as an array")
         with h5py.File(path, "r") as file:
             if not isinstance(file.get(name), h5py.Dataset):
                 raise ValueError(f"{path} holds no array '{name}' for the {what}; it holds {sorted(file)}")
@@ -75,7 +77,10 @@ def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) ->
             raise ValueError(
                 f"{what} must come as an array, a .npy file or (HDF5 file, array name), but came as {array!r}"
             )
-        n_axes = np.load(array, mmap_mode="r", allow_pickle=False).ndim
+        try:
+            n_axes = np.load(array, mmap_mode="r", allow_pickle=False).ndim
+        except ValueError as error:  # truncated, or not of numbers
+            raise ValueError(f"{array} cannot be read as an array of numbers for the {what}: {error}") from error
         return Samples(ArrayFileStore(array, None, axes=_axes(n_axes, channel_axis, target, what)))
     values = to_float32(array, what=what)
     axes = _axes(values.ndim, channel_axis, target, what)
@@ -85,6 +90,8 @@ def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) ->
 
 def _axes(n_axes: int, channel_axis: int | None, target: int, what: str) -> list[int | None]:
     axes: list[int | None] = list(range(n_axes))
+    if channel_axis is not None and not isinstance(channel_axis, int):
+        raise TypeError(f"channel_axis must be an integer or None, but is {channel_axis!r}")
     if channel_axis is None:
         axes.insert(target, None)
     else:

@@ -79,7 +79,10 @@ class OperatorDataset(Dataset):
         return self.inputs.read(indices), self.outputs.read(indices)
 
     def subset(self, indices: slice | Sequence[int]) -> OperatorDataset:
-        """Some of the pairs, without reading them: `data.subset(slice(-200, None))` are the last 200."""
+        """Some of the pairs, without reading them: `data.subset(slice(-200, None))` are the last 200.
+
+        A slice, indices, or a mask of N booleans; else an IndexError, ValueError or TypeError.
+        """
         return OperatorDataset(self.inputs.subset(indices), self.outputs.subset(indices), metadata=self.metadata)
 
     def in_memory(self) -> OperatorDataset:
@@ -153,7 +156,10 @@ class TrajectoryDataset(Dataset):
         return list(self.trajectories.read(indices))
 
     def subset(self, indices: slice | Sequence[int]) -> TrajectoryDataset:
-        """Some of the trajectories, without reading them: `data.subset(slice(-200, None))` are the last 200."""
+        """Some of the trajectories, without reading them: `data.subset(slice(-200, None))` are the last 200.
+
+        A slice, indices, or a mask of N booleans; else an IndexError, ValueError or TypeError.
+        """
         return TrajectoryDataset(self.trajectories.subset(indices), time=self.time, metadata=self.metadata)
 
     def in_memory(self) -> TrajectoryDataset:

@@ -1,4 +1,4 @@
-"""Data sets written in the layouts of public benchmarks, so that other people's code reads them."""
+"""Data sets as files: of our own layout, or in those of public benchmarks, so that other people's code reads them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.cno import write_cno
 from kinn.data.layouts.matlab import write_matlab7
+from kinn.data.layouts.ours import write_ours
 from kinn.data.layouts.pdebench import write_pdebench_darcy, write_pdebench_rdb
 from kinn.data.writer import Progress, check_disk, is_full
 
 # a writer gets the file to make, the data, and a function to report how many samples it has written
 LAYOUTS: Mapping[str, Callable[[Path, Any, Callable[[int], None]], None]] = {
+    "kinn": write_ours,
     "cno": write_cno,
     "li": write_matlab7,
     "pdebench-darcy": write_pdebench_darcy,
@@ -32,11 +34,12 @@ def export_dataset(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a data set in the layout of a public benchmark.
+    """Write a data set as a file of our own layout, or in that of a public benchmark.
 
-    Fields have one channel and a two-dimensional grid in all of these layouts. They are read and written a few samples
+    Fields have one channel and a two-dimensional grid in all but our own. They are read and written a few samples
     at a time, so that files larger than memory can be exported.
 
+    - "kinn": pairs or trajectories of any channels and grid, for `kinn train`; metadata must be plain values (JSON).
     - "cno": pairs on a square grid, as CNO's Poisson files. `min_inp`, `max_inp`, `min_out` and `max_out` are those of
       the data, or `metadata["input_range"]` and `metadata["output_range"]` where these are known.
     - "pdebench-darcy": pairs, as PDEBench's Darcy flow; `metadata["beta"]` becomes the attribute `beta`, the
@@ -49,7 +52,7 @@ def export_dataset(
     Args:
         dataset: pairs or trajectories.
         path: the file to make. It is written as `<path>.export.part` and renamed when it is whole.
-        layout: "cno", "li", "pdebench-darcy" or "pdebench-rdb".
+        layout: "kinn", "cno", "li", "pdebench-darcy" or "pdebench-rdb".
         overwrite: replace what lies at `path`.
         progress: called with the samples written and their total.
 

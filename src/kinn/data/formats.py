@@ -10,12 +10,15 @@ import h5py
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.cno import open_cno
 from kinn.data.layouts.matlab import open_matlab5, open_matlab7
-from kinn.data.layouts.ours import ARRAYS, open_ours
+from kinn.data.layouts.ours import ARRAYS, open_ours, open_plain, plain_kind
 from kinn.data.layouts.pdebench import open_pdebench_darcy, open_pdebench_rdb
 
 
 def open_dataset(path: str | Path) -> OperatorDataset | TrajectoryDataset:
     """Open a data file of any layout known here; the layout is found by looking inside.
+
+    Files of your own need no more than the arrays `input (N, C_in, *grid)` and `output (N, C_out, *grid)`, or
+    `trajectory (N, T, C, *grid)` and, if the times are known, `time (T,)`.
 
     HDF5 files are read item by item; load them with `.in_memory()`, which Li's files call for: they store the samples
     along their fastest axis, so that reading one touches the whole file.
@@ -49,7 +52,8 @@ def open_dataset(path: str | Path) -> OperatorDataset | TrajectoryDataset:
         if start.startswith(b"MATLAB 5.0"):
             return open_matlab5(path)
         raise ValueError(
-            f"{path} is neither an HDF5 nor a MATLAB file: it starts with {start!r}"
+            f"{path} is neither an HDF5 nor a MATLAB file: it starts with {start!r}; from_arrays takes arrays, and "
+            "export_dataset(..., layout='kinn') makes a file of them"
             if start
             else f"{path} is empty: it holds no data"
         )
@@ -73,9 +77,12 @@ def _open_hdf5(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDatas
     u = file.get("u")
     if isinstance(u, h5py.Dataset) and ("MATLAB_class" in u.attrs or path.suffix == ".mat"):
         return open_matlab7(path, file, u)
+    if kind := plain_kind(file):
+        return open_plain(path, file, kind, {})
     raise ValueError(
-        f"{path} has none of the known layouts (kinn's, CNO's Sample_<n>, MATLAB's u, PDEBench's nu and tensor or "
-        f"0000/data): it holds {sorted(names)[:8]}; from_arrays((path, name), (path, name)) reads other arrays"
+        f"{path} has none of the known layouts (input and output, trajectory, CNO's Sample_<n>, MATLAB's u, PDEBench's "
+        f"nu and tensor or 0000/data): it holds {sorted(names)[:8]}; from_arrays((path, name), (path, name)) reads "
+        "other arrays"
     )
 
 

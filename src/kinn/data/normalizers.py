@@ -2,7 +2,7 @@
 
 `encode(x) = (x - shift) / scale`, `decode(z) = z * scale + shift`. Per-channel constants have the shape
 `(C, 1, ..., 1)` (one 1 per grid axis) and so broadcast over `(C, *grid)`, `(B, C, *grid)` and `(B, T, C, *grid)`, on
-any resolution; constants over all channels are scalars.
+any resolution; constants over all channels are scalars. Fields of other channels are refused with a ValueError.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class MinMax(nn.Module):
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """To `[0, 1]`."""
-        return (x - self.low) / _nonzero(self.high - self.low)
+        return (_fitting(x, self.low) - self.low) / _nonzero(self.high - self.low)
 
     def decode(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """To physical units."""
-        return z * _nonzero(self.high - self.low) + self.low
+        return _fitting(z, self.low) * _nonzero(self.high - self.low) + self.low
 
     def state(self) -> dict[str, Any]:
         """Plain values for `normalizer_from_state`."""
@@ -139,11 +139,11 @@ class Standard(nn.Module):
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """To zero mean and unit variance."""
-        return (x - self.mean) / _nonzero(self.std)
+        return (_fitting(x, self.mean) - self.mean) / _nonzero(self.std)
 
     def decode(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """To physical units."""
-        return z * _nonzero(self.std) + self.mean
+        return _fitting(z, self.mean) * _nonzero(self.std) + self.mean
 
     def state(self) -> dict[str, Any]:
         """Plain values for `normalizer_from_state`."""
@@ -210,6 +210,17 @@ def _constant(value: float | Tensor, name: str) -> Tensor:
     return tensor
 
 
+def _fitting(x: Tensor, constant: Tensor) -> Tensor:
+    """`x`, if it has the channels of the constant: broadcasting would make several of one."""
+    axes = constant.dim()
+    if axes and (x.dim() < axes or x.shape[-axes] != constant.shape[0]):
+        raise ValueError(
+            f"expected fields of {constant.shape[0]} channels on a grid of {axes - 1} axes, like those that the "
+            f"normaliser was fitted to, got the shape {tuple(x.shape)}"
+        )
+    return x
+
+
 def _nonzero(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, 1.0, scale)
 
@@ -217,6 +228,10 @@ def _nonzero(scale: Tensor) -> Tensor:
 def _channel_axis(data: Tensor | Samples | TrajectoryDataset) -> int:
     if isinstance(data, OperatorDataset):
         raise TypeError("a data set of pairs has two kinds of fields: pass its .inputs or its .outputs to fit")
+    if not isinstance(data, (Tensor, Samples, TrajectoryDataset)):
+        raise TypeError(
+            f"expected a tensor (N, C, *grid), samples or trajectories to fit to, got {type(data).__name__}"
+        )
     return 2 if isinstance(data, TrajectoryDataset) else 1
 
 

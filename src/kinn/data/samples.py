@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,12 +83,24 @@ class Samples:
     def subset(self, indices: slice | Sequence[int]) -> Samples:
         """Some of the samples, without reading them.
 
+        Args:
+            indices: a slice, indices, or a mask: N booleans.
+
         Raises:
             IndexError: if an index lies outside `-N .. N - 1`.
+            ValueError: if there are booleans, but not N.
+            TypeError: if it is none of these.
         """
         if isinstance(indices, slice):
             return Samples(self.store, rows=self.rows[indices])
-        return Samples(self.store, rows=[self.rows[i] for i in indices])
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "biu"):
+            raise TypeError(f"expected a slice, a list of indices or of booleans to choose samples by, got {indices!r}")
+        if chosen.dtype.kind == "b":
+            if len(chosen) != len(self):
+                raise ValueError(f"a mask for {len(self)} samples must have as many booleans, but has {len(chosen)}")
+            chosen = chosen.nonzero()[0]
+        return Samples(self.store, rows=[self.rows[i] for i in chosen.tolist()])
 
     def in_memory(self) -> Samples:
         """The same samples, loaded."""

@@ -33,11 +33,14 @@ def to_float32(values: Any, *, what: str) -> Tensor:
 
     Raises:
         TypeError: if the values are complex, text or objects.
+        ValueError: if some are masked.
     """
     if isinstance(values, Tensor):
         if values.is_complex():
             raise TypeError(f"{what} must hold real numbers, but is {values.dtype}")
         return values.detach().to("cpu", torch.float32, copy=True)
+    if np.ma.is_masked(values):
+        raise ValueError(f"{what} must be known everywhere, but {np.ma.count_masked(values)} values are masked")
     values = np.asarray(values)
     if values.dtype.kind not in "fiub":
         raise TypeError(f"{what} must hold real numbers, but its dtype is {values.dtype}")

@@ -92,6 +92,8 @@ def write_chunks(
     part = path.with_name(path.name + ".part")
     if chunk < 1:
         raise ValueError(f"chunk must be positive, but is {chunk}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name the file to make")
     if path.exists() and not overwrite:
         difference = plan.difference(read_attributes(path))
         if difference is None:

@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from kinn.data import OperatorDataset, TrajectoryDataset
+from kinn.data.stores import TensorStore
 from kinn.train.callbacks import FreshBatchNorm, History, TrainingProgress
 from kinn.train.compiling import compiled_loss
 from kinn.train.folder import RunFolder
@@ -28,6 +29,8 @@ from kinn.train.saving import load_model, save_model
 from kinn.train.settings import TrainSettings, chosen_device, expect_devices
 from kinn.train.tasks import OperatorTask, RolloutTask
 from kinn.train.trainer import calm, make_trainer, run_trainer
+
+_LOOKED_AT = 64  # samples of a file, to know it again
 
 
 @dataclass(frozen=True)
@@ -227,10 +230,13 @@ def _strategy(devices: int) -> DDPStrategy | str:
 
 
 def _fingerprint(dataset: OperatorDataset | TrajectoryDataset) -> dict[str, Any]:
-    """Number of samples, the shape of one, and a checksum of the first and the last."""
+    """Number of samples, the shape of one, and a checksum: of all in memory, of some in a file."""
     checksum = 0
-    for index in (0, len(dataset) - 1):
-        item = dataset[index]
-        for tensor in item if isinstance(item, tuple) else (item,):
-            checksum = zlib.crc32(tensor.contiguous().numpy().tobytes(), checksum)
+    pairs = isinstance(dataset, OperatorDataset)
+    for samples in (dataset.inputs, dataset.outputs) if pairs else (dataset.trajectories,):
+        last = len(samples) - 1
+        if not isinstance(samples.store, TensorStore):
+            samples = samples.subset(sorted({round(i * last / (_LOOKED_AT - 1)) for i in range(_LOOKED_AT)}))
+        for batch in samples.batches(16):
+            checksum = zlib.crc32(batch.numpy(), checksum)
     return {"samples": len(dataset), "grid": list(dataset.grid), "checksum": checksum}

@@ -46,14 +46,20 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} should be a folder for the run, but is a file")
         config = plain(config)
-        if self.config.exists():
+        for left in self.path.glob(".*.part"):  # by a process that was killed while it wrote
+            if any(left.name.startswith(f".{path.name}.") for path in self._files()):
+                left.unlink(missing_ok=True)
+        if self.config.exists() and any(path.exists() for path in (self.checkpoint, self.model, self.result)):
             self._check_same(_flat(self._read_config()), _flat(config), "of another run", "this run has")
             known = self.finished() or self._progress()
             if known is not None:
                 self._check_same(_flat(known["data"]), _flat(plain(data)), "of a run on other data", "these have")
-        elif self.checkpoint.exists() or self.model.exists():
+        elif self.checkpoint.exists() or self.model.exists():  # before its first epoch ended a run has nothing to lose
             raise ValueError(f"{self.path} holds a model but no config.yaml: choose another folder for this run")
         write_text(self.config, yaml.safe_dump(config, sort_keys=False))
+
+    def _files(self) -> tuple[Path, ...]:
+        return self.config, self.checkpoint, self.model, self.result, self.path / "metrics.csv"
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""

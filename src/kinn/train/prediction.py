@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -109,15 +110,22 @@ class TrainedModel:
             module.to(device)
         return self
 
+    def _fields(self, values: Any) -> Tensor:
+        parameter = next(self.model.parameters(), torch.empty(0))
+        return torch.as_tensor(values).to(parameter)
+
     def settings(self) -> dict[str, Any]:
         """The kind of task and its settings, as plain values."""
         return {"kind": "operator"} if self.rollout is None else {"kind": "rollout", **asdict(self.rollout)}
 
     def predict_normalized(self, first: Tensor, n_steps: int = 1, *, dt_scale: float = 1.0) -> Tensor:
         """Prediction in normalised units from fields in physical units; see `predict` and `forecast` for shapes."""
+        if dt_scale != 1.0 and "dt_scale" not in inspect.signature(self.model.forward).parameters:
+            raise ValueError(
+                f"{type(self.model).__name__} is not told the grid's spacing: it takes no dt_scale, got {dt_scale:g}"
+            )
 
         def apply(x: Tensor) -> Tensor:
-            # not all models know dt_scale; at 1 it says nothing
             return self.model(x) if dt_scale == 1.0 else self.model(x, dt_scale=dt_scale)
 
         if self.rollout is None:
@@ -129,18 +137,18 @@ class TrainedModel:
         """Apply a one-shot operator to fields in physical units.
 
         Args:
-            x: `(B, C_in, *grid)`, on any device.
+            x: `(B, C_in, *grid)`, a tensor on any device or an array, of any real dtype.
             dt_scale: ratio of the grid spacing to that of the training, for models that are to be told it.
 
         Returns:
             `(B, C_out, *grid)` in physical units, on the model's device.
 
         Raises:
-            ValueError: if the model forecasts frames instead, or `x` does not fit it.
+            ValueError: if the model forecasts frames instead, takes no `dt_scale`, or `x` does not fit it.
         """
         if self.rollout is not None:
             raise ValueError("this model forecasts frames: call forecast(history, n_steps) instead of predict(x)")
-        return self.output_normalizer.decode(self.predict_normalized(x.to(self.device), dt_scale=dt_scale))
+        return self.output_normalizer.decode(self.predict_normalized(self._fields(x), dt_scale=dt_scale))
 
     @torch.no_grad()
     def forecast(
@@ -149,7 +157,7 @@ class TrainedModel:
         """Roll a forecasting model out from frames in physical units.
 
         Args:
-            history: `(B, n_history, C, *grid)`, oldest first, on any device.
+            history: `(B, n_history, C, *grid)`, oldest first, likewise.
             n_steps: frames to predict.
             dt_scale: ratio of the grid spacing to that of the training, for models that are to be told it.
 
@@ -157,9 +165,9 @@ class TrainedModel:
             `(B, n_steps, C, *grid)` in physical units, on the model's device.
 
         Raises:
-            ValueError: if the model is a one-shot operator, or `history` does not fit it.
+            ValueError: if the model is a one-shot operator, takes no `dt_scale`, or `history` does not fit it.
         """
         if self.rollout is None:
             raise ValueError("this model is a one-shot operator: call predict(x) instead of forecast(history, n_steps)")
-        normalized = self.predict_normalized(history.to(self.device), n_steps, dt_scale=dt_scale)
+        normalized = self.predict_normalized(self._fields(history), n_steps, dt_scale=dt_scale)
         return self.output_normalizer.decode(normalized)

@@ -110,7 +110,9 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
     """
     path, device = Path(path), chosen_device(device)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no model file {path}")
+        inside = path / "model.safetensors"
+        hint = f"; the folder holds {inside}" if inside.is_file() else ""
+        raise FileNotFoundError(f"there is no model file {path}{hint}")
     content, stored = _read(path)
     if content["model"] not in model_names():
         raise ValueError(

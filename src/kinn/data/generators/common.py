@@ -42,7 +42,11 @@ def check_common(
     """Refuse, with a ValueError, what no generator can do, before it begins."""
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, but is {dtype}")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"expected a device such as 'cpu' or 'cuda', got '{device}'") from error
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is '{device}', but PyTorch finds no GPU here")
     if samples < 1 or seed < 0:
         raise ValueError(f"samples must be positive and seed not negative, but they are {samples} and {seed}")

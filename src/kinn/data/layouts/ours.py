@@ -1,27 +1,30 @@
 """Our own layout (HDF5): `/input (N, C_in, *grid)` and `/output (N, C_out, *grid)`, or `/trajectory (N, T, C, *grid)`
-and `/time (T,)`.
+and, where the times are known, `/time (T,)`.
 
-Attributes: `format` (`kinn.operator` or `kinn.trajectory`), `format_version`, `equation`, `parameters` (JSON), `seed`,
-`kinn_version`, `samples` and `finished`.
+The arrays are all that a file needs. What a generator writes has attributes, too: `format` (`kinn.operator` or
+`kinn.trajectory`), `format_version`, `equation`, `parameters` (JSON), `seed`, `kinn_version`, `samples` and `finished`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from kinn._version import __version__
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
+from kinn.data.layouts.fitting import batch_size
 from kinn.data.samples import Samples
 from kinn.data.stores import ArrayFileStore
 
 OPERATOR_FORMAT = "kinn.operator"
 TRAJECTORY_FORMAT = "kinn.trajectory"
 FORMAT_VERSION = 1
-ARRAYS = {OPERATOR_FORMAT: ("input", "output"), TRAJECTORY_FORMAT: ("trajectory", "time")}
+ARRAYS = {OPERATOR_FORMAT: ("input", "output"), TRAJECTORY_FORMAT: ("trajectory",)}
 
 
 def open_ours(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDataset:
@@ -31,19 +34,58 @@ def open_ours(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDatase
         raise ValueError(
             f"{path} is unfinished ({finished} of {samples} samples): generate it again to go on from there"
         )
+    equation = str(attributes["equation"])
+    return open_plain(path, file, kind, {**({"equation": equation} if equation else {}), **attributes["parameters"]})
+
+
+def plain_kind(file: h5py.File) -> str | None:
+    """The format whose arrays a file has, attributes or not."""
+    found = (kind for kind, names in ARRAYS.items() if all(isinstance(file.get(n), h5py.Dataset) for n in names))
+    return next(found, None)
+
+
+def open_plain(
+    path: Path, file: h5py.File, kind: str, metadata: Mapping[str, Any]
+) -> OperatorDataset | TrajectoryDataset:
+    """The data of a file by its arrays alone.
+
+    Raises:
+        ValueError: if one is missing, or their shapes do not fit each other.
+    """
     missing = [name for name in ARRAYS[kind] if name not in file]
     if missing:
         raise ValueError(f"{path} lacks the arrays {missing}")
-    metadata = {"equation": str(attributes["equation"]), **attributes["parameters"]}
-    stores = [_plain_store(path, file, name) for name in ARRAYS[kind] if name != "time"]
+    stored: list[Any] = [file[name] for name in ARRAYS[kind]]
+    samples = [Samples(ArrayFileStore(path, array.name, axes=range(array.ndim))) for array in stored]
     if kind == OPERATOR_FORMAT:
-        return OperatorDataset(Samples(stores[0]), Samples(stores[1]), metadata=metadata)
-    return TrajectoryDataset(Samples(stores[0]), time=np.asarray(file["time"]).tolist(), metadata=metadata)
+        return OperatorDataset(*samples, metadata=metadata)
+    time = np.asarray(file["time"]).tolist() if "time" in file else None
+    return TrajectoryDataset(*samples, time=time, metadata=metadata)
 
 
-def _plain_store(path: Path, file: h5py.File, name: str) -> ArrayFileStore:
-    array: Any = file[name]
-    return ArrayFileStore(path, name, axes=range(array.ndim))
+def write_ours(part: Path, dataset: OperatorDataset | TrajectoryDataset, tick: Callable[[int], None]) -> None:
+    """Write a data set with any channels and grid; plain values of its metadata become the parameters."""
+    pairs = isinstance(dataset, OperatorDataset)
+    kind = OPERATOR_FORMAT if pairs else TRAJECTORY_FORMAT
+    stored = [dataset.inputs, dataset.outputs] if pairs else [dataset.trajectories]
+    try:
+        parameters = json.dumps({name: value for name, value in dataset.metadata.items() if name != "equation"})
+    except TypeError as error:
+        raise ValueError(f"layout 'kinn' keeps metadata of plain values, but they are {dataset.metadata!r}") from error
+    with h5py.File(part, "w") as file:
+        arrays = [file.create_dataset(name, samples.shape, "f4") for name, samples in zip(ARRAYS[kind], stored)]
+        step = min(batch_size(samples) for samples in stored)
+        for start in range(0, len(dataset), step):
+            rows = range(start, min(start + step, len(dataset)))
+            for array, samples in zip(arrays, stored):
+                array[rows.start : rows.stop] = samples.read(rows).numpy()
+            tick(rows.stop)
+        if not pairs and dataset.time is not None:
+            file["time"] = np.asarray(dataset.time)
+        file.attrs.update(
+            format=kind, format_version=FORMAT_VERSION, equation=str(dataset.metadata.get("equation", "")),
+            parameters=parameters, samples=len(dataset), finished=len(dataset), kinn_version=__version__,
+        )  # fmt: skip
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

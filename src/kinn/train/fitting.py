@@ -238,5 +238,5 @@ def _fingerprint(dataset: OperatorDataset | TrajectoryDataset) -> dict[str, Any]
         if not isinstance(samples.store, TensorStore):
             samples = samples.subset(sorted({round(i * last / (_LOOKED_AT - 1)) for i in range(_LOOKED_AT)}))
         for batch in samples.batches(16):
-            checksum = zlib.crc32(batch.numpy(), checksum)
+            checksum = zlib.crc32(batch.numpy().tobytes(), checksum)
     return {"samples": len(dataset), "grid": list(dataset.grid), "checksum": checksum}

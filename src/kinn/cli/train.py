@@ -236,14 +236,7 @@ def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]
 
 
 def _loaded(data: Any) -> Any:
-    shapes = [data.trajectories.shape] if hasattr(data, "trajectories") else [data.inputs.shape, data.outputs.shape]
-    n_bytes = 0
-    for shape in shapes:
-        size = 4
-        for length in shape:
-            size *= length
-        n_bytes += size
-    return data.in_memory() if n_bytes <= _IN_MEMORY_BYTES else data
+    return data.in_memory() if data.n_bytes <= _IN_MEMORY_BYTES else data
 
 
 def _task(

@@ -65,6 +65,11 @@ class OperatorDataset(Dataset):
         """Grid points along each axis."""
         return self.inputs.shape[2:]
 
+    @property
+    def n_bytes(self) -> int:
+        """Size in memory."""
+        return self.inputs.n_bytes + self.outputs.n_bytes
+
     def __len__(self) -> int:
         return len(self.inputs)
 
@@ -145,6 +150,11 @@ class TrajectoryDataset(Dataset):
     def grid(self) -> tuple[int, ...]:
         """Grid points along each axis."""
         return self.trajectories.shape[3:]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size in memory."""
+        return self.trajectories.n_bytes
 
     def __len__(self) -> int:
         return len(self.trajectories)

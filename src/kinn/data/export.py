@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,7 +78,7 @@ def export_dataset(
     path.parent.mkdir(parents=True, exist_ok=True)
     # not <path>.part: a generator that was stopped may have left its samples there
     part = path.with_name(path.name + ".export.part")
-    check_disk(part, _n_bytes(dataset))
+    check_disk(part, dataset.n_bytes)
     total = len(dataset)
     try:
         LAYOUTS[layout](part, dataset, lambda done: progress(done, total) if progress else None)
@@ -93,9 +92,3 @@ def export_dataset(
     finally:
         part.unlink(missing_ok=True)
     return path
-
-
-def _n_bytes(dataset: OperatorDataset | TrajectoryDataset) -> int:
-    pairs = isinstance(dataset, OperatorDataset)
-    stored = [dataset.inputs, dataset.outputs] if pairs else [dataset.trajectories]
-    return 4 * sum(math.prod(samples.shape) for samples in stored)

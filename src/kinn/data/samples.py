@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -33,6 +34,11 @@ class Samples:
     def shape(self) -> tuple[int, ...]:
         """`(N, ...)`."""
         return (len(self.rows), *self.store.shape[1:])
+
+    @property
+    def n_bytes(self) -> int:
+        """Size in memory."""
+        return 4 * math.prod(self.shape)
 
     def __len__(self) -> int:
         return len(self.rows)

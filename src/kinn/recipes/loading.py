@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -80,9 +79,7 @@ def _resident(dataset: Data, resolution: int, limit: int | None = None, path: Pa
         )
     if every > 1:
         return _thinned(dataset, every)
-    samples = [dataset.inputs, dataset.outputs] if isinstance(dataset, OperatorDataset) else [dataset.trajectories]
-    fits = 4 * sum(math.prod(part.shape) for part in samples) <= _FITS
-    return dataset.in_memory() if fits else dataset
+    return dataset.in_memory() if dataset.n_bytes <= _FITS else dataset
 
 
 def _thinned(dataset: Data, every: int) -> Data:

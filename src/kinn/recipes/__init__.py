@@ -14,6 +14,7 @@ from kinn.recipes.poisson_order import poisson_order
 from kinn.recipes.runner import run_experiment
 from kinn.recipes.shallow_water import shallow_water
 from kinn.recipes.ukno_layouts import ukno_layouts
+from kinn.train.settings import chosen_device, expect_devices
 
 __all__ = ["Experiment", "Source", "Variant", "budgets", "describe", "experiments", "names", "run"]
 
@@ -103,7 +104,7 @@ def run(
     Args:
         name: of the recipe.
         budget: how much data and training; None for the recipe's smallest.
-        seeds: of initialisation and data order, one run each. The data do not depend on them.
+        seeds: of initialisation and data order, one run each; a repeated one counts once. The data do not depend on it.
         device: "auto", "cpu" or "cuda".
         output: folder for data, runs and records.
         devices: how many train one model together.
@@ -115,11 +116,13 @@ def run(
         the records' paths, in the order of the variants.
 
     Raises:
-        ValueError: unknown recipe, budget or variant, no seed, data that do not fit, a folder that holds another run.
+        ValueError: unknown recipe, budget, variant or device, no seed, data that do not fit, the folder of another run.
     """
     chosen = experiments(name, budget)
     if not seeds:
         raise ValueError(f"recipe {name!r} needs at least one seed, got none")
+    seeds = tuple(dict.fromkeys(seeds))
+    expect_devices(chosen_device(device), devices)  # before data are made
     known = dict.fromkeys(variant.name for experiment in chosen for variant in experiment.variants)
     for variant in variants:
         if variant not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,13 +27,19 @@ class Source:
     generator: Callable[..., Path]
     parameters: dict[str, Any]
 
-    def make(self, path: Path, progress: Progress) -> None:
-        """Generate the file, or go on with it, or find it finished."""
-        self.generator(path, progress=progress, **self.parameters)
+    def make(self, path: Path, progress: Progress, device: str = "cpu") -> None:
+        """Generate the file, or go on with it, or find it finished; on a device where the generator knows of any."""
+        where = {"device": device} if "device" in inspect.signature(self.generator).parameters else {}
+        self.generator(path, progress=progress, **where, **self.parameters)
 
     def but(self, name: str, **changes: Any) -> Source:
         """The same source with other parameters, under another name."""
         return replace(self, name=name, parameters={**self.parameters, **changes})
+
+    @property
+    def equation(self) -> str:
+        """The name that files of this kind of data give to their equation."""
+        return self.generator.__name__.removeprefix("generate_").replace("_", "-")
 
     @property
     def spacing(self) -> float:

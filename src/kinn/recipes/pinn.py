@@ -141,7 +141,7 @@ def pinn_result(
     metrics, per_step = errors.compute(), errors.relative_l2_per_step()
     return {
         "parameters": parameters,
-        "metrics": {"test": {**metrics, **{f"{name}_normalized": value for name, value in metrics.items()}}},
+        "metrics": {"test": metrics},  # nothing was normalised
         "curves": {"rollout_step": list(range(1, len(per_step) + 1)), "rollout_relative_l2": per_step},
         "time": {"train_seconds": seconds},
         "fields": fields,

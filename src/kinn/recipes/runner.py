@@ -16,7 +16,7 @@ from torch import nn
 from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDataset
 from kinn.models import build
 from kinn.recipes.experiment import Experiment, Variant
-from kinn.recipes.loading import Data, load_parts, load_transfer
+from kinn.recipes.loading import Data, file_identity, load_parts, load_transfer
 from kinn.train import (
     FitResult,
     OperatorTask,
@@ -30,6 +30,7 @@ from kinn.train import (
     versions,
     write_record,
 )
+from kinn.train.settings import chosen_device
 
 _NORMALIZERS = {"none": Identity, "min-max": MinMax, "standard": Standard}
 
@@ -64,11 +65,12 @@ def run_experiment(
             paths.append(path)
     if left:  # what is finished needs no data
         folder = output / "data"
-        parts = load_parts(experiment, folder, public, progress=progress)
+        where = {"progress": progress, "device": "cuda" if chosen_device(device).type == "cuda" else "cpu"}
+        parts = load_parts(experiment, folder, public, **where)
         transfer = {}
         for resolution in () if public else experiment.resolutions:
             source = experiment.transfer_source(resolution)
-            transfer[resolution] = load_transfer(source, folder, progress=progress)
+            transfer[resolution] = load_transfer(source, folder, **where)
         for variant, seed, path, header in left:
             run = output / "runs" / experiment.name / path.stem
             settings = replace(experiment.training, seed=seed, device=cast(Any, device), devices=devices)
@@ -106,7 +108,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "window_stride": experiment.window_stride,
         "input_noise": experiment.input_noise,
     }
-    data = {"files": [path.name for path in public]} if public else experiment.source.parameters
+    data = {"files": [file_identity(path) for path in public]} if public else experiment.source.parameters
     config = {
         "loss": experiment.loss,
         "normalize": experiment.normalize,
@@ -248,7 +250,12 @@ def _transfer(experiment: Experiment, task: OperatorTask | RolloutTask, resoluti
     dt_scale = experiment.transfer_source(resolution).spacing / experiment.source.spacing if scaled else 1.0
     # grids of 128 x 128 in the same memory as ours
     found = evaluate(task, data, batch_size=8, dt_scale=dt_scale)
-    return {"resolution": resolution, "dt_scale": dt_scale if scaled else None, "metrics": found.metrics}
+    return {
+        "resolution": resolution,
+        "samples": len(data),
+        "dt_scale": dt_scale if scaled else None,
+        "metrics": found.metrics,
+    }
 
 
 def _channels(experiment: Experiment, train: Data) -> dict[str, int]:

@@ -78,7 +78,8 @@ def shallow_water(budget: str) -> tuple[Experiment, ...]:
             transfer_samples=min(8, sizes["test"]),
             notes=(
                 "The paper's figures for U-Net, FNO and PINN are PDEBench's.",
-                f"The PINN learns from no data: it solves {_PINN[budget]['flows']} of the test flows, each by itself.",
+                f"The PINN learns from no data: it solves {_PINN[budget]['flows']} of the test flows, each by itself, "
+                "and is measured on those.",
             ),
         ),
     )

@@ -97,12 +97,14 @@ def _tally(overview: Overview) -> list[str]:
         if ours is None or baseline is None or mine is None or theirs is None:
             details.append(f"{experiment.label}: no finite results to compare")
             continue
-        won += mine.mean < theirs.mean
+        decided = mine.is_apart(theirs) is not False
+        won += mine.mean < theirs.mean and decided
         apart = "level with"
         if mine.mean != theirs.mean:
             falls = mine.mean < theirs.mean
             apart = f"{gap(*sorted((mine.mean, theirs.mean)), falls=falls)} than"
-        details.append(f"{experiment.label}: {ours.name} is {apart} {baseline.name}")
+        within = "" if decided else ", within the spread over seeds"
+        details.append(f"{experiment.label}: {ours.name} is {apart} {baseline.name}{within}")
     count = len(overview.experiments)
     return [f"By {metric_name(metric)} ours was better in {won} of {count}. {'; '.join(details)}."]
 

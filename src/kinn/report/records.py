@@ -32,6 +32,12 @@ class Measure:
         """Whether every seed gave a finite number (a diverged run does not)."""
         return math.isfinite(self.mean)
 
+    def is_apart(self, other: Measure) -> bool | None:
+        """Whether two means differ by more than the larger of their spreads; None where one is unknown."""
+        if self.spread is None or other.spread is None:
+            return None
+        return abs(self.mean - other.mean) > max(self.spread, other.spread)
+
 
 def measure(values: Iterable[float]) -> Measure | None:
     """Summarise one number over seeds, or None when no seed has it.

@@ -21,6 +21,8 @@ from kinn.report.records import Experiment
 from kinn.report.style import FONT, WIDTH, Picture, Theme, label_ends, label_width, series
 from kinn.report.wording import join, metric_name
 
+_CARRIED = ("UKNO", "CNO", "UNet")  # models that regrid, see `kinn.nn.regrid`
+
 
 def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
     """The primary metric of each variant against the resolution that it is evaluated at."""
@@ -39,6 +41,14 @@ def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
     told = [v.name for v in experiment.variants if any(p.get("dt_scale") for r in v.records for p in r.transfer)]
     if told:
         caption += f" {join(told)} {'is' if len(told) == 1 else 'are'} told the ratio of the grid spacings."
+        if carried := [v.name for v in experiment.variants if v.name in told and v.records[0].model in _CARRIED]:
+            caption += (
+                f" {join(carried)} {'works' if len(carried) == 1 else 'work'} on the grid of training, fields being "
+                "interpolated there and back."
+            )
+    counts = {p["samples"] for v in experiment.variants for r in v.records for p in r.transfer if p.get("samples")}
+    if len(counts) == 1:
+        caption += f" {counts.pop()} samples each, fewer than in the table, where figures may differ for that."
     if any(m.spread is not None for points in lines.values() for m in points.values()):
         caption += " Bars show the standard deviation over seeds."
     elsewhere = [v for v in experiment.variants if not v.at_resolutions(experiment.primary_metric)]

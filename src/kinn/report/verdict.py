@@ -33,7 +33,10 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
             notes.append(f"No variant has a finite {metric}.")
     else:
         notes.append(_duel(experiment, ours, baseline))
-        notes.extend(_confidence(experiment, ours, baseline))
+        if _apart(experiment, ours, baseline) is None:
+            notes.append("With a single seed the spread from seed to seed is unknown, and a small gap may be chance.")
+        if (count := sum(v.role == "ours" for v in experiment.variants)) > 1:
+            notes.append(f"{ours.name} is the best of our {count} on this test.")
         notes.extend(_reversals(experiment, ours, baseline))
         notes.extend(_cost(ours, baseline))
     diverged = [v.name for v in experiment.variants if not _mean(experiment, v)[1]]
@@ -62,6 +65,11 @@ def _duel(experiment: Experiment, ours: Variant, baseline: Variant) -> str:
     mine, theirs = _mean(experiment, ours)[0], _mean(experiment, baseline)[0]
     if mine == theirs:
         return f"On {metric} {_scored(experiment, ours)} and the baseline {_scored(experiment, baseline)} are level."
+    if _apart(experiment, ours, baseline) is False:
+        return (
+            f"Not separated: on {metric} {_scored(experiment, ours)} and the best baseline, "
+            f"{_scored(experiment, baseline)}, differ by no more than the spread over seeds."
+        )
     if mine > theirs:
         return (
             f"Ours was worse: the baseline {_scored(experiment, baseline)} has the lowest {metric}; "
@@ -76,14 +84,12 @@ def _duel(experiment: Experiment, ours: Variant, baseline: Variant) -> str:
     return sentence + (f" Worse than that baseline: {', '.join(worse)}." if worse else "")
 
 
-def _confidence(experiment: Experiment, ours: Variant, baseline: Variant) -> Iterator[str]:
-    mine, theirs = (v.metric(experiment.primary_metric) for v in (ours, baseline))
-    assert mine is not None
-    assert theirs is not None
-    if mine.spread is None or theirs.spread is None:
-        yield "With a single seed the spread from seed to seed is unknown, and a small gap may be chance."
-    elif abs(mine.mean - theirs.mean) <= max(mine.spread, theirs.spread):
-        yield "The gap is no larger than the spread over seeds, so it does not separate the two."
+def _apart(experiment: Experiment, ours: Variant, baseline: Variant) -> bool | None:
+    """Whether the two differ by more than their spread over seeds, where that is known."""
+    one, other = (v.metric(experiment.primary_metric) for v in (ours, baseline))
+    assert one is not None
+    assert other is not None
+    return one.is_apart(other)
 
 
 def _reversals(experiment: Experiment, ours: Variant, baseline: Variant) -> Iterator[str]:

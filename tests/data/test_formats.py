@@ -56,6 +56,17 @@ def test_cno_layout(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert data.metadata["output_range"] == (potential.min(), potential.max())
 
 
+@pytest.mark.parametrize("value", [b"a", [1.0, 2.0]])
+def test_constants_that_are_no_numbers(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "IN.h5"
+    write_cno(path)
+    with h5py.File(path, "r+") as file:
+        del file["min_inp"]
+        file["min_inp"] = value
+    with pytest.raises(ValueError, match=r"min_inp in .*IN\.h5 must be a number, but is"):
+        open_dataset(path)
+
+
 @pytest.mark.parametrize("timed", [True, False])
 def test_a_users_own_arrays_need_nothing_but_their_names(tmp_path: Path, timed: bool) -> None:
     path, values = tmp_path / "own.h5", RNG.normal(size=(4, 3, 2, 5, 6)).astype("float32")

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from kinn.data.datasets import OperatorDataset
-from kinn.data.layouts.fitting import batch_size, fitting_pairs
+from kinn.data.layouts.fitting import batch_size, fitting_pairs, number
 from kinn.data.samples import Samples
 from kinn.data.stores import GroupFileStore
 
@@ -37,7 +37,9 @@ def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
     metadata: dict[str, Any] = {"equation": "poisson"}
     for part, key in _RANGES.items():
         if f"min_{part}" in file and f"max_{part}" in file:
-            metadata[key] = tuple(float(np.asarray(file[f"{end}_{part}"]).item()) for end in ("min", "max"))
+            metadata[key] = tuple(
+                number(np.asarray(file[f"{end}_{part}"]), f"{end}_{part} in {path}") for end in ("min", "max")
+            )
     return OperatorDataset(*samples, metadata=metadata)
 
 

@@ -64,6 +64,18 @@ def domain_of(metadata: Mapping[str, Any], default: tuple[float, float]) -> tupl
         raise ValueError(f"domain in the metadata must be two numbers, but is {domain!r}") from error
 
 
+def number(value: Any, what: str) -> float:
+    """One number, from whatever a file holds it in.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return float(np.asarray(value).item())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} must be a number, but is {value!r}") from error
+
+
 def centres(cells: int, low: float, high: float) -> np.ndarray:
     """Centres of cells, float32.
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
-from kinn.data.layouts.fitting import batch_size, centres, domain_of, fitting_pairs, fitting_trajectories
+from kinn.data.layouts.fitting import batch_size, centres, domain_of, fitting_pairs, fitting_trajectories, number
 from kinn.data.samples import Samples
 from kinn.data.stores import ArrayFileStore, GroupFileStore
 
@@ -37,7 +37,7 @@ def open_pdebench_darcy(path: Path, file: h5py.File) -> OperatorDataset:
     _check_lengths(path, file, {"x-coordinate": nu.shape[1], "y-coordinate": nu.shape[2]})
     metadata: dict[str, Any] = {"equation": "darcy"}
     if "beta" in file.attrs:
-        metadata["beta"] = _number(file.attrs["beta"], f"the attribute beta of {path}")
+        metadata["beta"] = number(file.attrs["beta"], f"the attribute beta of {path}")
     inputs = ArrayFileStore(path, "nu", axes=(0, None, 1, 2))
     outputs = ArrayFileStore(path, "tensor", axes=(0, 1, 2, 3))
     return OperatorDataset(Samples(inputs), Samples(outputs), metadata=metadata)
@@ -108,13 +108,6 @@ def _check_lengths(path: Path, file: h5py.File, lengths: Mapping[str, int]) -> N
         array = file.get(name)
         if isinstance(array, h5py.Dataset) and array.size != length:
             raise ValueError(f"{name} in {path} must hold {length} numbers, but its shape is {array.shape}")
-
-
-def _number(value: Any, what: str) -> float:
-    try:
-        return float(np.asarray(value).item())
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} must be a number, but is {value!r}") from error
 
 
 def _times(array: Any) -> list[float] | None:

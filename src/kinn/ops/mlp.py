@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kinn.ops.cpu import MLP_MOST_WEIGHTS, kernels_fit, mix_cpu, mlp_cpu
 from kinn.ops.reference import mix_reference, mlp_reference
+from kinn.ops.shapes import expect_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,11 +44,19 @@ def channel_mlp(
     Returns:
         `(..., o)`.
 
+    Raises:
+        ValueError: shapes that do not fit each other.
+
     >>> import torch
     >>> channel_mlp(torch.rand(5, 7, 3), torch.rand(8, 3), None, torch.rand(2, 8), None).shape
     torch.Size([5, 7, 2])
     """
     weight, bias = norm or (None, None)
+    i, (h, o) = x.shape[-1], (len(first), len(second))
+    expect_shapes(
+        "channel_mlp", first=(first, (h, i)), first_bias=(first_bias, (h,)), second=(second, (o, h)),
+        second_bias=(second_bias, (o,)), weight=(weight, (i,)), bias=(bias, (i,)),
+    )  # fmt: skip
     parameters = (weight, bias, eps, first, first_bias, second, second_bias)
     if not kernels_fit(x, (weight, bias, first, first_bias, second, second_bias), MLP_MOST_WEIGHTS):
         return mlp_reference(x, *parameters)
@@ -76,10 +85,15 @@ def channel_mix(
     Returns:
         `(..., o)`.
 
+    Raises:
+        ValueError: shapes that do not fit each other.
+
     >>> import torch
     >>> channel_mix(torch.rand(5, 7, 3), torch.rand(5, 7, 2), torch.rand(2, 3), None).shape
     torch.Size([5, 7, 2])
     """
+    i, o = x.shape[-1], len(matrix)
+    expect_shapes("channel_mix", field=(field, (*x.shape[:-1], o)), matrix=(matrix, (o, i)), bias=(bias, (o,)))
     if field.dtype == x.dtype and kernels_fit(x, (matrix, bias), MLP_MOST_WEIGHTS):
         return mix_cpu(x, field, matrix, bias, gelu)
     return mix_reference(x, field, matrix, bias, gelu)

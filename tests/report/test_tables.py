@@ -72,7 +72,7 @@ def test_spread_over_seeds_is_shown_and_judged(records):
     runs += [with_error(ours, e, seed=s) for s, e in enumerate((0.018, 0.025))]
     table = table_of(runs)
     assert column(table, "Relative L2").cells == ("0.0220 ± 0.0028", "0.0215 ± 0.0049")
-    assert table.notes[0].startswith("Not separated: on relative L2 error")
+    assert table.notes[0].startswith("Not separated: on Relative L2")
     assert any("single seed" in note for note in table_of(records[:2]).notes)
 
 

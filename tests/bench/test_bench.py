@@ -48,6 +48,25 @@ def test_a_wrong_gradient_is_refused(add):
     assert row["reason"].startswith("wrong: it differs from float64 by 1.0e-03")
 
 
+@pytest.mark.parametrize("of", ["values", "gradients", "shapes"])
+def test_what_is_not_finite_or_of_another_shape_is_refused(add, of):
+    class Bad(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return {"values": y * float("nan"), "gradients": y.clone(), "shapes": y[:1].clone()}[of]
+
+        @staticmethod
+        def backward(ctx, given):
+            return given.expand(2, -1, -1) * (float("nan") if of == "gradients" else 1)
+
+    right = contenders.prepare("kinn", CPU)[0]
+    add("bad", lambda: lambda **arguments: Bad.apply(right(**arguments)))
+    row = rows(contenders=["bad"])["bad"]
+    assert "median_s" not in row
+    assert "not finite, or of another shape" in row["reason"]
+    json.dumps(row, allow_nan=False)
+
+
 def test_reasons_are_named(add):
     def missing():
         raise ImportError("No module named 'peer'")

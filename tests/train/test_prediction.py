@@ -68,7 +68,9 @@ def test_prediction_is_in_physical_units():
 
 
 def test_fields_may_be_arrays_of_any_precision():
-    model = TrainedModel(torch.nn.Conv1d(1, 1, 1), Standard(mean=1.0, std=4.0), Standard(mean=10.0, std=2.0))
+    network = torch.nn.Sequential(torch.nn.Conv1d(1, 1, 1))
+    network.register_parameter("spectrum", torch.nn.Parameter(torch.zeros(1, dtype=torch.complex64)))  # comes first
+    model = TrainedModel(network, Standard(mean=1.0, std=4.0), Standard(mean=10.0, std=2.0))
     x = torch.randn(2, 1, 5)
     for given in (x.double(), x.numpy(), x.double().numpy()):
         torch.testing.assert_close(model.predict(given), model.predict(x))

@@ -111,7 +111,7 @@ class TrainedModel:
         return self
 
     def _fields(self, values: Any) -> Tensor:
-        parameter = next(self.model.parameters(), torch.empty(0))
+        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
         return torch.as_tensor(values).to(parameter)
 
     def settings(self) -> dict[str, Any]:

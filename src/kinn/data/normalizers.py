@@ -75,11 +75,11 @@ class MinMax(nn.Module):
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """To `[0, 1]`."""
-        return (_fitting(x, self.low) - self.low) / _nonzero(self.high - self.low)
+        return (_checked(x, self.low) - self.low) / _nonzero(self.high - self.low)
 
     def decode(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """To physical units."""
-        return _fitting(z, self.low) * _nonzero(self.high - self.low) + self.low
+        return _checked(z, self.low) * _nonzero(self.high - self.low) + self.low
 
     def state(self) -> dict[str, Any]:
         """Plain values for `normalizer_from_state`."""
@@ -139,11 +139,11 @@ class Standard(nn.Module):
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """To zero mean and unit variance."""
-        return (_fitting(x, self.mean) - self.mean) / _nonzero(self.std)
+        return (_checked(x, self.mean) - self.mean) / _nonzero(self.std)
 
     def decode(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """To physical units."""
-        return _fitting(z, self.mean) * _nonzero(self.std) + self.mean
+        return _checked(z, self.mean) * _nonzero(self.std) + self.mean
 
     def state(self) -> dict[str, Any]:
         """Plain values for `normalizer_from_state`."""
@@ -210,7 +210,7 @@ def _constant(value: float | Tensor, name: str) -> Tensor:
     return tensor
 
 
-def _fitting(x: Tensor, constant: Tensor) -> Tensor:
+def _checked(x: Tensor, constant: Tensor) -> Tensor:
     """`x`, if it has the channels of the constant: broadcasting would make several of one."""
     axes = constant.dim()
     if axes and (x.dim() < axes or x.shape[-axes] != constant.shape[0]):

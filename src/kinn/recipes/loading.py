@@ -45,7 +45,7 @@ def load_parts(
     files = public or [generated(source, folder, progress=progress, device=device) for source in sources]
     resolution = experiment.source.parameters["resolution"]
     data: list[Any] = [
-        _resident(_fitting(file, experiment) if public else open_dataset(file), resolution, limit, file)
+        _resident(_open_public(file, experiment) if public else open_dataset(file), resolution, limit, file)
         for file, limit in zip(files, [sum(experiment.sizes.values()), *(None for _ in experiment.tests)])
     ]
     parts: dict[str, Any] = split(data[0], experiment.sizes, seed=None)
@@ -89,7 +89,7 @@ def file_identity(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": size, "checksum": checksum}
 
 
-def _fitting(path: Path, experiment: Experiment) -> Data:
+def _open_public(path: Path, experiment: Experiment) -> Data:
     """The data of a public file, if they are of the kind that the experiment is about."""
     dataset = open_dataset(path)
     flows, about = isinstance(dataset, TrajectoryDataset), experiment.rollout

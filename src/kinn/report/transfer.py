@@ -34,7 +34,7 @@ def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
     metric, trained = metric_name(experiment.primary_metric), experiment.resolution
     caption = (
         f"{metric} against the resolution (grid points to a side) of the evaluation, on samples that are the same "
-        "functions at every resolution."
+        "functions at every resolution, and not those of the table: even at the training’s the figures differ a little."
     )
     if trained in places:
         caption += f" All models were trained at {trained}, marked by the vertical line, and at no other resolution."
@@ -48,7 +48,7 @@ def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
             )
     counts = {p["samples"] for v in experiment.variants for r in v.records for p in r.transfer if p.get("samples")}
     if len(counts) == 1:
-        caption += f" {counts.pop()} samples each, fewer than in the table, where figures may differ for that."
+        caption += f" {counts.pop()} samples at each resolution."
     if any(m.spread is not None for points in lines.values() for m in points.values()):
         caption += " Bars show the standard deviation over seeds."
     elsewhere = [v for v in experiment.variants if not v.at_resolutions(experiment.primary_metric)]

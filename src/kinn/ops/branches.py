@@ -111,7 +111,7 @@ def gated_output(
     expect_shapes(
         "gated_output", y=(y, (*x.shape[:-1], d)), gate=(gate, (d, c)), out=(out, (c, d)), weight=(weight, (c,)),
         bias=(bias, (c,)), inner_weight=(inner_weight, (d,)), inner_bias=(inner_bias, (d,)),
-        factor=(factor, (len(x),)),
+        factor=(factor, (x.shape[0],)),  # not len(x), which would fix the batch size of an export
     )  # fmt: skip
     if inner_norm is not None:
         y = _within_reach(y)

@@ -213,6 +213,14 @@ def test_wrong_inputs(name: str) -> None:
 
 
 @over_cases
+def test_wrong_sizes(name: str) -> None:
+    with pytest.raises(ValueError, match="in_channels must be at least 1, got -1"):
+        CASES[name].model(-1, 1)
+    with pytest.raises(ValueError, match="out_channels must be at least 1, got 0"):
+        CASES[name].model(1, 0)
+
+
+@over_cases
 def test_repr_names_the_model(name: str) -> None:
     assert repr(CASES[name].build()).startswith(f"{CASES[name].model.__name__}(")
 

@@ -47,6 +47,6 @@ def test_grid_that_cannot_be_halved_often_enough() -> None:
 
 
 def test_wrong_arguments() -> None:
-    for options, got in (({"width": 0}, "0 and 4"), ({"levels": 0}, "32 and 0")):
-        with pytest.raises(ValueError, match=f"UNet: width and levels must be at least 1, got {got}"):
-            UNet(1, 1, **options)
+    for name in ("width", "levels"):
+        with pytest.raises(ValueError, match=f"UNet: {name} must be at least 1, got 0"):
+            UNet(1, 1, **{name: 0})

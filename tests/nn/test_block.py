@@ -280,6 +280,9 @@ def test_spacing_of_any_size_is_borne(boundary: str) -> None:
 
 def test_wrong_arguments() -> None:
     for options, message in (
+        ({"d_state": 0}, "d_state must be at least 1, got 0"),
+        ({"norm_eps": -1.0}, "norm_eps must be positive, got -1.0"),
+        ({"mlp_ratio": -1}, "hidden_channels must be at least 1, got -4"),
         ({"order": 0}, "order must be at least 1, got 0"),
         ({"wiring": "ring"}, "wiring must be 'series' or 'parallel', got 'ring'"),
         ({"lines": "both"}, "lines must be 'joined' or 'separate', got 'both'"),

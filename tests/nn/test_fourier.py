@@ -25,7 +25,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-14}
 
 @pytest.fixture(params=["fft", "products"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(fourier, "_products_are_faster", lambda modes, channels: request.param == "products")
+    monkeypatch.setattr(fourier, "_products_are_faster", lambda modes, x: request.param == "products")
     return request.param
 
 
@@ -102,7 +102,7 @@ def test_layer_is_the_same_either_way(grid, n_modes, dtype, monkeypatch):
     x = torch.randn(4, *grid, 3, dtype=dtype, requires_grad=True)
     results = []
     for products in (False, True):
-        monkeypatch.setattr(fourier, "_products_are_faster", lambda modes, channels, p=products: p)
+        monkeypatch.setattr(fourier, "_products_are_faster", lambda modes, x, p=products: p)
         y = conv(x)
         results.append((y, *torch.autograd.grad(y.square().sum(), (x, *conv.parameters()))))
     for got, expected in zip(*results):
@@ -147,9 +147,10 @@ def test_vmap_and_grad(way):
 @pytest.mark.parametrize("channels", [1, 8, 64])
 def test_the_way_depends_on_the_sizes_alone(channels):
     """Few modes by products; as many as the grid has by FFT; and whoever traces gets products."""
+    x = torch.ones(1, 64, 64, channels)
     few, all_modes = Modes.lowest((64, 64), (4, 4)), Modes.lowest((64, 64), (64, 64))
-    assert fourier._products_are_faster(few, channels) == (channels > 1)
-    assert not fourier._products_are_faster(all_modes, channels)
+    assert fourier._products_are_faster(few, x) == (channels > 1)
+    assert not fourier._products_are_faster(all_modes, x)
     conv = SpectralConv2d(channels, channels, (64, 64))
     program = torch.export.export(conv, (torch.randn(1, 64, 64, channels),))
     assert not [node for node in program.graph.nodes if "fft" in str(node.target)]
@@ -182,3 +183,9 @@ def test_autocast_leaves_the_precision(way):
     for dtype, cache in itertools.product((torch.bfloat16, torch.float16), (True, False)):
         with torch.autocast("cpu", dtype=dtype, cache_enabled=cache):
             assert torch.equal(conv(x), expected)
+
+
+@pytest.mark.parametrize("n_modes", [(2, 2), (16, 16)])
+def test_empty_batches_and_shapes_alone(n_modes):
+    assert SpectralConv2d(3, 5, n_modes)(torch.ones(0, 16, 16, 3)).shape == (0, 16, 16, 5)
+    assert SpectralConv2d(3, 5, n_modes).to("meta")(torch.ones(2, 16, 16, 3, device="meta")).shape == (2, 16, 16, 5)

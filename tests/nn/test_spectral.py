@@ -12,7 +12,7 @@ from kinn.nn import SpectralConv2d, fourier
 @pytest.fixture(autouse=True, params=["fft", "products"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything here holds whichever way the transforms are computed."""
-    monkeypatch.setattr(fourier, "_products_are_faster", lambda modes, channels: request.param == "products")
+    monkeypatch.setattr(fourier, "_products_are_faster", lambda modes, x: request.param == "products")
 
 
 def wave(k0: int, k1: int, height: int, width: int, phase: float = 0.0) -> torch.Tensor:
@@ -95,3 +95,16 @@ def test_counts_complex_weights_once() -> None:
 def test_wrong_modes() -> None:
     with pytest.raises(ValueError, match=r"two positive integers, got \(0, 3\)"):
         SpectralConv2d(1, 1, (0, 3))
+
+
+def test_no_channels() -> None:
+    with pytest.raises(ValueError, match="SpectralConv2d: out_channels must be at least 1, got 0"):
+        SpectralConv2d(1, 0, (2, 3))
+
+
+@pytest.mark.parametrize("x", [torch.ones(2, 8, 8, 4), torch.ones(8, 8, 3), torch.ones(2, 8, 8, 3, dtype=torch.int64)])
+def test_wrong_fields(x: torch.Tensor) -> None:
+    with pytest.raises(
+        ValueError, match=r"floating-point field of shape \(batch, height, width, 3\), channels last, got"
+    ):
+        SpectralConv2d(3, 5, (2, 2))(x)

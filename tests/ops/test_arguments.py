@@ -28,6 +28,8 @@ from kinn.ops import cpu, grid_scan, selective_scan, triton
             TypeError,
             "x must be a floating-point tensor, got torch.int64",
         ),
+        ({"x": None}, TypeError, "x must be a floating-point tensor, got NoneType"),
+        ({"a": 1.0}, TypeError, "a must be a floating-point tensor, got float"),
         ({"B": None}, TypeError, "B must be a floating-point tensor, got NoneType"),
         ({"C": torch.rand(2, 6, 2, device="meta")}, ValueError, "C must be on the device of x, cpu, got meta"),
         ({"injection": "exact"}, ValueError, "injection must be one of 'zoh', 'euler', got 'exact'"),
@@ -108,7 +110,7 @@ def test_one_float64_argument_makes_it_float64(make):
 def test_unusable_compiler_is_said_once(make, monkeypatch):
     arguments = make(1, (4,), 2, 2)
     monkeypatch.setattr(cpu, "unavailable", lambda: "numba is on holiday")
-    kinn.ops.backends._warn_slow.cache_clear()
+    kinn.ops.backends._warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -119,7 +121,7 @@ def test_unusable_compiler_is_said_once(make, monkeypatch):
     assert seen[0].filename == __file__
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: numba is on holiday"):
         selective_scan(**arguments, backend="cpu")
-    kinn.ops.backends._warn_slow.cache_clear()
+    kinn.ops.backends._warn_once.cache_clear()
 
 
 def test_cpu_backend_wants_cpu_tensors(make):

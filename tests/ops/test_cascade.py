@@ -253,7 +253,7 @@ def test_second_derivative_names_the_way_out():
     arguments = {k: v.requires_grad_() for k, v in draw(2, (4,), 2, 2, routes=1).items()}
     y = cascade_scan(**arguments, routes=[(0, False)], backend="cpu")
     (gradient,) = torch.autograd.grad(y.square().sum(), arguments["x"], create_graph=True)
-    with pytest.raises(RuntimeError, match='use backend="reference" for second derivatives'):
+    with pytest.raises(RuntimeError, match="for second derivatives, run the forward in"):
         torch.autograd.grad(gradient.sum(), arguments["x"])
 
 
@@ -294,7 +294,9 @@ def test_memory_between_forward_and_backward_is_a_fraction_of_the_states():
             r"routes must be pairs \(axis, reverse\) with axes in 0 .. 1, got \[\(2, False\)",
         ),
         ({"routes": []}, ValueError, "routes must be pairs"),
+        ({"D": None}, TypeError, "D must be a floating-point tensor, got NoneType"),
         ({"dt_scale": 0.0}, ValueError, "dt_scale must be positive, got 0.0"),
+        ({"dt_scale": float("inf")}, ValueError, "dt_scale must be positive and finite, got inf"),
         ({"wiring": "star"}, ValueError, "wiring must be one of 'series', 'parallel', got 'star'"),
         ({"injection": "rk4"}, ValueError, "injection must be one of"),
         ({"lines": "broken"}, ValueError, "lines must be one of"),

@@ -1,4 +1,4 @@
-"""The scan as one operator of torch: opcheck, compile, export, and the refusal of second derivatives."""
+"""The scan as one operator of torch: opcheck, compile, export; forward-mode, transformed and second derivatives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import io
 import pytest
 import torch
 
-from kinn.ops import grid_scan, selective_scan
+from kinn.nn import KirchhoffBlock
+from kinn.ops import backends, cpu, grid_scan, selective_scan, use_backend
 
 
 class Scan(torch.nn.Module):
@@ -76,7 +77,7 @@ def test_second_derivative_names_the_way_out(make):
     arguments = {k: v.requires_grad_() for k, v in make(1, (4,), 2, 2).items()}
     y = selective_scan(**arguments, backend="cpu")
     (gradient,) = torch.autograd.grad(y.square().sum(), arguments["x"], create_graph=True)
-    with pytest.raises(RuntimeError, match='use backend="reference" for second derivatives'):
+    with pytest.raises(RuntimeError, match="for second derivatives, run the forward in"):
         torch.autograd.grad(gradient.sum(), arguments["x"])
 
 
@@ -86,3 +87,57 @@ def test_states_are_kept_only_for_a_gradient(make):
     assert torch.ops.kinn.selective_scan(x, dt, a, B, C, D, None, *path, False)[2].numel() == 0
     kept = torch.ops.kinn.selective_scan(x, dt, a, B, C, D, None, *path, True)[2]
     assert 0 < kept.numel() < x.numel() * a.shape[1] / 8
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    return KirchhoffBlock(4, order=2, n_axes=1, d_state=3, output_norm=True, mlp_ratio=2).double()
+
+
+@pytest.mark.filterwarnings("ignore:kinn. scans run in the slow reference loop")
+def test_forward_mode_and_transforms_give_the_derivatives_of_the_backward(make, block):
+    """A compiled operator would drop tangents without a word."""
+    scan = make(1, (6,), 4, 2)
+    for function in (block, lambda x: selective_scan(**{**scan, "x": x})):
+        x, tangent = torch.randn(2, 1, 6, 4, dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(function, x).squeeze((0, 3))  # by the compiled backward
+        expected = torch.einsum("lcmd,bmd->blc", jacobian, tangent)
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(torch.func.jvp(function, (x,), (tangent,))[1], expected)
+        with torch.autograd.forward_ad.dual_level():
+            dual = function(torch.autograd.forward_ad.make_dual(x, tangent))
+            torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, expected)
+        torch.testing.assert_close(torch.func.jacrev(function)(x).squeeze((0, 3)), jacobian)
+        torch.testing.assert_close(torch.func.jacfwd(function)(x).squeeze((0, 3)), jacobian)
+
+
+def test_a_transform_is_refused_by_the_compiled_backend_and_said_once_by_auto(make):
+    x, *rest = make(1, (6,), 4, 2).values()
+    with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: forward-mode derivatives"):
+        torch.func.jvp(lambda x: selective_scan(x, *rest, backend="cpu"), (x,), (x,))
+    backends._warn_once.cache_clear()
+    with pytest.warns(UserWarning, match="slow reference loop, because forward-mode derivatives and transforms"):
+        torch.func.jvp(lambda x: selective_scan(x, *rest), (x,), (x,))
+
+
+def test_second_derivatives_of_a_model_by_the_reference(block):
+    x = torch.randn(1, 5, 4, dtype=torch.float64, requires_grad=True)
+    with use_backend("reference"):
+        assert torch.autograd.gradgradcheck(block, x)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.gradgradcheck(block, x)
+    with pytest.raises(ValueError, match="use_backend: backend must be one of"), use_backend("gpu"):
+        pass
+
+
+def test_compiles_into_one_graph_where_no_kernel_runs(make, monkeypatch):
+    arguments = make(1, (4,), 2, 2)
+    monkeypatch.setattr(cpu, "unavailable", lambda: "numba is away")
+    torch.compiler.reset()
+    backends._warn_once.cache_clear()
+    compiled = torch.compile(lambda x: selective_scan(**{**arguments, "x": x}), fullgraph=True, backend="eager")
+    with pytest.warns(UserWarning, match="because numba is away"):
+        y = compiled(arguments["x"])
+    torch.testing.assert_close(y, selective_scan(**arguments, backend="reference"))
+    backends._warn_once.cache_clear()

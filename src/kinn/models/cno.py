@@ -11,6 +11,7 @@ from kinn.models.checks import check_divisible, check_fields
 from kinn.models.parts import Convolution, PlainConv, Residual, plain_pair
 from kinn.models.registry import register_model
 from kinn.nn import FilteredActivation, on_training_grid
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -70,8 +71,8 @@ class CNO(nn.Module):
         super().__init__()
         if width < 2 or width % 2:
             raise ValueError(f"CNO: width must be even and at least 2, got {width}")
-        if levels < 1:
-            raise ValueError(f"CNO: levels must be at least 1, got {levels}")
+        expect_at_least("CNO", 1, in_channels=in_channels, out_channels=out_channels, levels=levels)
+        expect_at_least("CNO", 0, skip_blocks=skip_blocks, neck_blocks=neck_blocks)
         self.in_channels = in_channels
         self.levels = levels
         channels = [width // 2, *(width * 2**level for level in range(levels))]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kinn.models.fno import FourierTrunk
 from kinn.models.registry import register_model
 from kinn.nn import KirchhoffBlock
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -77,8 +78,7 @@ class FKNO(nn.Module):
         block_layer: int = 0,
     ) -> None:
         super().__init__()
-        if n_layers < 1:
-            raise ValueError(f"FKNO: n_layers must be at least 1, got {n_layers}")
+        expect_at_least("FKNO", 1, in_channels=in_channels, out_channels=out_channels, width=width, n_layers=n_layers)
         if not -n_layers <= block_layer < n_layers:
             raise ValueError(f"FKNO: there is no layer {block_layer} among {n_layers}")
         block = KirchhoffBlock(

@@ -12,6 +12,7 @@ from kinn.models.checks import check_fields
 from kinn.models.registry import register_model
 from kinn.nn import ChannelMLP, KirchhoffBlock, SpectralConv2d
 from kinn.ops import channel_mix
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,8 +119,7 @@ class FNO(nn.Module):
         coordinates: bool = True,
     ) -> None:
         super().__init__()
-        if n_layers < 1:
-            raise ValueError(f"FNO: n_layers must be at least 1, got {n_layers}")
+        expect_at_least("FNO", 1, in_channels=in_channels, out_channels=out_channels, width=width, n_layers=n_layers)
         self.trunk = FourierTrunk(
             in_channels,
             out_channels,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kinn.models.checks import check_fields
 from kinn.models.registry import register_model
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +55,9 @@ class NeuralOperatorFNO(nn.Module):
         coordinates: bool = True,
     ) -> None:
         super().__init__()
-        if n_layers < 1:
-            raise ValueError(f"NeuralOperatorFNO: n_layers must be at least 1, got {n_layers}")
+        expect_at_least(
+            "NeuralOperatorFNO", 1, in_channels=in_channels, out_channels=out_channels, width=width, n_layers=n_layers
+        )
         self.in_channels = in_channels
         self.network: nn.Module = _package("NeuralOperatorFNO").FNO(
             n_modes=tuple(n_modes),

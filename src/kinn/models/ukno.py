@@ -11,6 +11,7 @@ from kinn.models.checks import check_divisible, check_fields
 from kinn.models.parts import Beyond, Convolution, Residual, plain_pair
 from kinn.models.registry import register_model
 from kinn.nn import FilteredActivation, KirchhoffBlock, SeparableConv, on_training_grid
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -118,12 +119,12 @@ class UKNO(nn.Module):
         mlp_ratio: float = 3,
     ) -> None:
         super().__init__()
-        if order < 0:
-            raise ValueError(f"UKNO: order must be at least 0, got {order}")
+        expect_at_least("UKNO", 0, order=order, skip_blocks=skip_blocks, neck_blocks=neck_blocks)
+        expect_at_least(
+            "UKNO", 1, in_channels=in_channels, out_channels=out_channels, levels=levels, rank_divisor=rank_divisor
+        )
         if width < 2 or width % 2:
             raise ValueError(f"UKNO: width must be even and at least 2, got {width}")
-        if levels < 1:
-            raise ValueError(f"UKNO: levels must be at least 1, got {levels}")
 
         def block(channels: int) -> KirchhoffBlock:
             return KirchhoffBlock(

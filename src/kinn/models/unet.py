@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kinn.models.checks import check_divisible, check_fields
 from kinn.models.registry import register_model
 from kinn.nn import on_training_grid
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -45,8 +46,7 @@ class UNet(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, width: int = 32, levels: int = 4) -> None:
         super().__init__()
-        if width < 1 or levels < 1:
-            raise ValueError(f"UNet: width and levels must be at least 1, got {width} and {levels}")
+        expect_at_least("UNet", 1, in_channels=in_channels, out_channels=out_channels, width=width, levels=levels)
         self.in_channels = in_channels
         self.levels = levels
         channels = [width * 2**level for level in range(levels + 1)]

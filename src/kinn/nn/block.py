@@ -14,6 +14,7 @@ from kinn.nn.mlp import ChannelMLP
 from kinn.nn.routes import routes_for
 from kinn.nn.separable import SeparableConv, spread
 from kinn.ops import cascade_scan, evolution_branch, gated_output
+from kinn.ops.shapes import expect_at_least, expect_positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,8 +104,8 @@ class KirchhoffBlock(nn.Module):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        if order < 1:
-            raise ValueError(f"KirchhoffBlock: order must be at least 1, got {order}")
+        expect_at_least("KirchhoffBlock", 1, d_model=d_model, order=order)
+        expect_positive("KirchhoffBlock", norm_eps=norm_eps)
         if wiring not in ("series", "parallel"):
             raise ValueError(f"KirchhoffBlock: wiring must be 'series' or 'parallel', got {wiring!r}")
         if lines not in ("joined", "separate"):
@@ -158,8 +159,7 @@ class KirchhoffBlock(nn.Module):
             raise ValueError(
                 f"KirchhoffBlock: expected shape (batch, {grid}, {self.d_model}), channels last, got {tuple(x.shape)}"
             )
-        if not dt_scale > 0:
-            raise ValueError(f"KirchhoffBlock: dt_scale must be positive, got {dt_scale}")
+        expect_positive("KirchhoffBlock", dt_scale=dt_scale)
         into_cascade, into_gate = self.in_proj.weight.chunk(2) if self.gate else (self.in_proj.weight, None)
         norm, conv, inner, out = self.norm, self.conv, self.output_norm, self.out_proj.weight
         drive = evolution_branch(

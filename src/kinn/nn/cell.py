@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinn.ops import grid_scan
+from kinn.ops.shapes import expect_at_least, expect_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -52,9 +53,7 @@ class KirchhoffCell(nn.Module):
 
     def __init__(self, d_inner: int, *, d_state: int = 16, dt_rank: int, injection: str = "zoh") -> None:
         super().__init__()
-        for name, size in (("d_inner", d_inner), ("d_state", d_state), ("dt_rank", dt_rank)):
-            if size < 1:
-                raise ValueError(f"KirchhoffCell: {name} must be at least 1, got {size}")
+        expect_at_least("KirchhoffCell", 1, d_inner=d_inner, d_state=d_state, dt_rank=dt_rank)
         if injection not in ("zoh", "euler"):
             raise ValueError(f"KirchhoffCell: injection must be 'zoh' or 'euler', got {injection!r}")
         self.d_inner = d_inner
@@ -102,8 +101,7 @@ class KirchhoffCell(nn.Module):
         Raises:
             ValueError: `dt_scale` that is not positive, or a shape or option that :func:`kinn.ops.grid_scan` refuses.
         """
-        if not dt_scale > 0:
-            raise ValueError(f"KirchhoffCell: dt_scale must be positive, got {dt_scale}")
+        expect_positive("KirchhoffCell", dt_scale=dt_scale)
         low, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         dt = F.softplus(self.dt_proj(low))
         return grid_scan(

@@ -53,7 +53,7 @@ class Modes(NamedTuple):
 
 def transform(x: Float[Tensor, "b h w c"], modes: Modes) -> Float[Tensor, "b rows 2 columns c"]:
     """The kept modes of `F(x)[k] = sum_p x[p] exp(-2 pi i k p)`, by the cheaper way for these sizes."""
-    by_products = _products_are_faster(modes, x.shape[-1])
+    by_products = _products_are_faster(modes, x)
     return _transform_by_products(x, modes) if by_products else _transform_by_fft(x, modes)
 
 
@@ -63,15 +63,15 @@ def inverse(spectrum: Float[Tensor, "b rows 2 columns c"], modes: Modes) -> Floa
     Modes of negative `k1` are the conjugates of their mirror images. Where a mode is its own mirror image (`k1` zero or
     at the Nyquist frequency), only the part of the spectrum that a real field can have counts.
     """
-    by_products = _products_are_faster(modes, spectrum.shape[-1])
+    by_products = _products_are_faster(modes, spectrum)
     return _inverse_by_products(spectrum, modes) if by_products else _inverse_by_fft(spectrum, modes)
 
 
-def _products_are_faster(modes: Modes, channels: int) -> bool:
+def _products_are_faster(modes: Modes, x: Tensor) -> bool:
     """Exporters and compilers know products better than complex numbers, so these count as faster there."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.numel() == 0:  # some FFT libraries refuse an empty batch
         return True
-    return modes.products <= _MOST_PRODUCTS * min(channels, _FULL_SPEED)
+    return modes.products <= _MOST_PRODUCTS * min(x.shape[-1], _FULL_SPEED)
 
 
 def _transform_by_fft(x: Tensor, modes: Modes) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 
 from kinn.ops import channel_mlp
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,6 +27,9 @@ class ChannelMLP(nn.Sequential):
         norm: begin with a layer norm.
         norm_eps: added to the variance under its root.
 
+    Raises:
+        ValueError: a number of channels below 1.
+
     >>> import torch
     >>> ChannelMLP(20, 128, 1)(torch.rand(2, 8, 8, 20)).shape
     torch.Size([2, 8, 8, 1])
@@ -34,6 +38,9 @@ class ChannelMLP(nn.Sequential):
     def __init__(
         self, in_channels: int, hidden_channels: int, out_channels: int, *, norm: bool = False, norm_eps: float = 1e-5
     ) -> None:
+        expect_at_least(
+            "ChannelMLP", 1, in_channels=in_channels, hidden_channels=hidden_channels, out_channels=out_channels
+        )
         layers = nn.Linear(in_channels, hidden_channels), nn.GELU(), nn.Linear(hidden_channels, out_channels)
         super().__init__(*((nn.LayerNorm(in_channels, norm_eps),) if norm else ()), *layers)
 

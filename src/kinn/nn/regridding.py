@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kinn.nn.resample import kaiser_beta
+from kinn.ops.shapes import expect_positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,8 +71,7 @@ def on_training_grid(
     """
     if dt_scale == 1:
         return network(x)
-    if not dt_scale > 0:
-        raise ValueError(f"dt_scale must be positive, got {dt_scale}")
+    expect_positive("on_training_grid", dt_scale=dt_scale)
     grid = x.shape[2:]
     sizes: dict[Points, list[float]] = {"periodic" if periodic else "centres": [n * dt_scale for n in grid]}
     if not periodic:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kinn.ops.reference import separable_reference
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,7 +30,7 @@ class SeparableConv(nn.Module):
         boundary: "zero" pads with zeros, "periodic" with the opposite side.
 
     Raises:
-        ValueError: `n_axes` not in 1 to 3, even `kernel_size`, unknown boundary.
+        ValueError: `n_axes` not in 1 to 3, a size below 1, even `kernel_size`, unknown boundary.
 
     >>> SeparableConv(3, 8)(torch.rand(2, 7, 5, 3)).shape
     torch.Size([2, 7, 5, 8])
@@ -49,6 +50,7 @@ class SeparableConv(nn.Module):
         super().__init__()
         if n_axes not in (1, 2, 3):
             raise ValueError(f"SeparableConv: n_axes must be 1, 2 or 3, got {n_axes}")
+        expect_at_least("SeparableConv", 1, in_channels=in_channels, kernel_size=kernel_size)
         if kernel_size % 2 != 1:
             raise ValueError(f"SeparableConv: kernel_size must be odd, got {kernel_size}")
         if boundary not in ("zero", "periodic"):

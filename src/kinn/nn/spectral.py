@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kinn.nn.fourier import Modes, inverse, transform
+from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ class SpectralConv2d(nn.Module):
         n_modes: `(m0, m1)`.
 
     Raises:
-        ValueError: `n_modes` are not two positive integers.
+        ValueError: `n_modes` are not two positive integers, no channels; on call, an input that does not fit.
 
     Transforms and products run in float32 (float64 for float64 input) whatever the autocast state; the output has the
     dtype of the input. Where few modes are kept the transforms are matrix products, which
@@ -47,6 +48,7 @@ class SpectralConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, n_modes: tuple[int, int]) -> None:
         super().__init__()
+        expect_at_least("SpectralConv2d", 1, in_channels=in_channels, out_channels=out_channels)
         n_modes = (*n_modes,)
         if len(n_modes) != 2 or min(n_modes) < 1:
             raise ValueError(f"SpectralConv2d: n_modes must be two positive integers, got {n_modes}")
@@ -60,7 +62,12 @@ class SpectralConv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
         """Map `(b, h, w, in_channels)` to `(b, h, w, out_channels)`."""
-        if torch.is_autocast_enabled(x.device.type):
+        if x.dim() != 4 or x.shape[-1] != self.in_channels or not x.is_floating_point():
+            raise ValueError(
+                f"SpectralConv2d: expected a floating-point field of shape (batch, height, width, {self.in_channels}), "
+                f"channels last, got {x.dtype} {tuple(x.shape)}"
+            )
+        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._convolve(x)
         return self._convolve(x)

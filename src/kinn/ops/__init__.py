@@ -3,6 +3,7 @@
 Arguments are checked here; what computes them is chosen in :mod:`kinn.ops.backends`.
 """
 
+from kinn.ops.backends import use_backend
 from kinn.ops.branches import evolution_branch, gated_output
 from kinn.ops.cascade import cascade_scan
 from kinn.ops.discretize import euler, zoh
@@ -18,5 +19,6 @@ __all__ = [
     "gated_output",
     "grid_scan",
     "selective_scan",
+    "use_backend",
     "zoh",
 ]

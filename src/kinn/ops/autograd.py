@@ -5,6 +5,16 @@ from __future__ import annotations
 import torch
 
 
+def transformed() -> bool:
+    """Whether forward-mode derivatives or transforms of `torch.func` are running: no compiled operator knows them.
+
+    An operator that has no rule for a tangent drops it without a word.
+    """
+    return (
+        torch.autograd.forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
+    )
+
+
 def register_scan(name: str) -> None:
     """Make `kinn::<name>` differentiable by `kinn::<name>_backward`.
 
@@ -57,7 +67,8 @@ def register_cascade(name: str) -> None:
 def _register(name, setup, gradients, what):
     def refuse(ctx, *gradients):
         raise RuntimeError(
-            f'the compiled {what} is differentiable once; use backend="reference" for second derivatives'
+            f"the compiled {what} is differentiable once; for second derivatives, run the forward in "
+            'kinn.ops.use_backend("reference")'
         )
 
     torch.library.register_autograd(f"kinn::{name}", gradients, setup_context=setup)

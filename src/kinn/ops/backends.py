@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from typing import TYPE_CHECKING
 
+import torch
+
 from kinn.ops import cpu, triton
+from kinn.ops.autograd import transformed
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Iterator
 
 BACKENDS = ("auto", "cpu", "triton", "reference")
 _FASTEST = {"cpu": "cpu", "cuda": "triton", "meta": "cpu"}  # by the kind of device; operators know their shapes
+_preferred = "auto"
+
+
+@contextlib.contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Let this backend stand for "auto", for layers and models too, which take no `backend` of their own.
+
+    For second derivatives, the compiled scans being differentiable once; or to compare. It applies to the whole
+    process, while the context lasts; backward passes follow the forward that they belong to.
+
+    Args:
+        backend: "auto", "cpu", "triton" or "reference", see :func:`selective_scan`.
+
+    Raises:
+        ValueError: an unknown backend.
+
+    >>> from kinn.nn import KirchhoffBlock
+    >>> block, x = KirchhoffBlock(4, n_axes=1), torch.rand(1, 5, 4, requires_grad=True)
+    >>> with use_backend("reference"):
+    ...     (slope,) = torch.autograd.grad(block(x).sum(), x, create_graph=True)
+    >>> torch.autograd.grad(slope.square().sum(), x)[0].shape
+    torch.Size([1, 5, 4])
+    """
+    global _preferred
+    check_option("use_backend", "backend", backend, BACKENDS)
+    before, _preferred = _preferred, backend
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 def backend_for(where: str, backend: str, device: torch.device) -> str:
@@ -24,6 +58,7 @@ def backend_for(where: str, backend: str, device: torch.device) -> str:
         ValueError: a device that the backend does not run on.
         RuntimeError: the backend asked for cannot run.
     """
+    backend = _preferred if backend == "auto" else backend
     if backend == "reference":
         return backend
     if backend == "cpu" and device.type != "cpu":
@@ -31,7 +66,9 @@ def backend_for(where: str, backend: str, device: torch.device) -> str:
     if backend == "triton" and device.type != "cuda" and not (device.type == "cpu" and triton.interpreted()):
         raise ValueError(f"{where}: backend 'triton' takes CUDA tensors, got {device}")
     chosen = _FASTEST.get(device.type) if backend == "auto" else backend
-    if chosen == "cpu":
+    if transformed():
+        reason = "forward-mode derivatives and transforms of torch.func have no compiled kernels"
+    elif chosen == "cpu":
         reason = cpu.unavailable()
     elif chosen == "triton":
         reason = triton.unavailable()
@@ -46,9 +83,14 @@ def backend_for(where: str, backend: str, device: torch.device) -> str:
     return "reference"
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # or a graph could not be compiled; it is said while tracing
 def _warn_slow(reason: str) -> None:
-    warnings.warn(f"kinn: scans run in the slow reference loop, because {reason}", stacklevel=5)
+    _warn_once(reason)
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f"kinn: scans run in the slow reference loop, because {reason}", stacklevel=6)
 
 
 def check_option(where: str, name: str, value: str, known: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kinn.ops.autograd import transformed
 from kinn.ops.cpu import BRANCH_MOST_WEIGHTS, evolution_cpu, evolution_fits, gate_cpu, kernels_fit
 from kinn.ops.reference import evolution_reference, gate_reference
 from kinn.ops.shapes import expect_shapes
@@ -124,11 +125,7 @@ def gated_output(
 
 def _within_reach(y: Tensor) -> Tensor:
     """Rows whose squares would overflow, scaled down: a norm that follows gives the same."""
-    eager = (
-        y.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
-    )
+    eager = y.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed()
     if y.numel() == 0:
         return y
     if eager:

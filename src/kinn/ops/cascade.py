@@ -14,6 +14,7 @@ from kinn.ops.discretize import DISCRETIZATIONS
 from kinn.ops.path import Path
 from kinn.ops.reference import LARGEST_DRIVE
 from kinn.ops.scan import grid_scan
+from kinn.ops.shapes import expect_floating, expect_positive, expect_tensors
 from kinn.ops.triton import cascade_fits_triton, cascade_triton
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def cascade_scan(
     check_option(where, "lines", lines, ("joined", "separate"))
     check_option(where, "boundary", boundary, ("zero", "periodic"))
     check_option(where, "backend", backend, BACKENDS)
-    if not dt_scale > 0:
-        raise ValueError(f"{where}: dt_scale must be positive, got {dt_scale}")
+    expect_positive(where, dt_scale=dt_scale)
     _check_tensors(x, projection, dt_weight, dt_bias, a, D, routes)
 
     dtype = torch.float32
@@ -150,7 +150,9 @@ def _check_tensors(
     x: Tensor, projection: Tensor, dt_weight: Tensor, dt_bias: Tensor, a: Tensor, D: Tensor,
     routes: Sequence[tuple[int, bool]],
 ) -> None:  # fmt: skip
-    where, axes, d = "cascade_scan", x.dim() - 2, x.shape[-1]
+    where = "cascade_scan"
+    expect_floating(where, x=x, dt_weight=dt_weight, a=a)
+    axes, d = x.dim() - 2, x.shape[-1]
     if not 1 <= axes <= 3:
         raise ValueError(f"{where}: x must have shape (b, *grid, d) with 1 to 3 grid axes, got {tuple(x.shape)}")
     if not routes or not all(0 <= axis < axes for axis, _ in routes):
@@ -164,18 +166,8 @@ def _check_tensors(
         raise ValueError(f"{where}: dt_weight must have shape (r, k, d, rank), got {tuple(dt_weight.shape)}")
     r, k, _, n = a.shape
     rank = dt_weight.shape[-1]
-    expected = {
-        "x": (x, x.shape),
-        "projection": (projection, (r, k, rank + 2 * n, d)),
-        "dt_weight": (dt_weight, (r, k, d, rank)),
-        "dt_bias": (dt_bias, (r, k, d)),
-        "a": (a, a.shape),
-        "D": (D, (r, k, d)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if not tensor.is_floating_point():
-            raise TypeError(f"{where}: {name} must be a floating-point tensor, got {tensor.dtype}")
-        if tensor.shape != torch.Size(shape):
-            raise ValueError(f"{where}: {name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
-        if tensor.device != x.device:
-            raise ValueError(f"{where}: {name} must be on the device of x, {x.device}, got {tensor.device}")
+    expect_tensors(
+        where, x.device,
+        projection=(projection, (r, k, rank + 2 * n, d)), dt_weight=(dt_weight, (r, k, d, rank)),
+        dt_bias=(dt_bias, (r, k, d)), a=(a, a.shape), D=(D, (r, k, d)),
+    )  # fmt: skip

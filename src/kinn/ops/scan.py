@@ -15,9 +15,12 @@ from kinn.ops.cpu import scan_cpu
 from kinn.ops.discretize import DISCRETIZATIONS
 from kinn.ops.path import Path
 from kinn.ops.reference import scan_reference
+from kinn.ops.shapes import expect_floating, expect_tensors
 from kinn.ops.triton import scan_triton
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float
 
 __all__ = ["grid_scan", "selective_scan"]
@@ -76,6 +79,7 @@ def selective_scan(
     >>> torch.allclose(y.flatten(), 1 - torch.exp(-0.5 * torch.arange(1, 5)))
     True
     """
+    expect_floating("selective_scan", x=x)
     if x.dim() != 3:
         raise ValueError(f"selective_scan: x must have shape (b, l, d), got {tuple(x.shape)}; grid_scan takes grids")
     return _scan(
@@ -149,6 +153,7 @@ def grid_scan(
     >>> y.shape, state.shape
     (torch.Size([2, 8, 6, 4]), torch.Size([2, 6, 4, 3]))
     """
+    expect_floating("grid_scan", x=x)
     grid_axes = x.dim() - 2
     if not 1 <= grid_axes <= 3:
         raise ValueError(f"grid_scan: x must have shape (b, *grid, d) with 1 to 3 grid axes, got {tuple(x.shape)}")
@@ -209,25 +214,18 @@ def _check_tensors(
     where: str, x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | None, initial_state: Tensor | None,
     starts: tuple[int, ...],
 ) -> None:  # fmt: skip
+    expect_floating(where, a=a)
     if a.dim() != 2 or a.shape[0] != x.shape[-1]:
         raise ValueError(f"{where}: a must have shape (d, n) with d = {x.shape[-1]} as in x, got {tuple(a.shape)}")
     positions, d, n = x.shape[:-1], x.shape[-1], a.shape[1]
-    expected = {
-        "x": (x, x.shape),
+    expected: dict[str, tuple[Tensor, Sequence[int]]] = {
         "dt": (dt, x.shape),
         "a": (a, a.shape),
         "B": (B, (*positions, n)),
         "C": (C, (*positions, n)),
-        "D": (D, (d,)),
-        "initial_state": (initial_state, (*starts, d, n)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor is None and name in ("D", "initial_state"):
-            continue
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"{where}: {name} must be a floating-point tensor, got {kind}")
-        if tensor.shape != torch.Size(shape):
-            raise ValueError(f"{where}: {name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
-        if tensor.device != x.device:
-            raise ValueError(f"{where}: {name} must be on the device of x, {x.device}, got {tensor.device}")
+    if D is not None:
+        expected["D"] = D, (d,)
+    if initial_state is not None:
+        expected["initial_state"] = initial_state, (*starts, d, n)
+    expect_tensors(where, x.device, **expected)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kinn.ops.autograd import transformed
 from kinn.ops.cpu.compiled import address, unavailable
 from kinn.ops.cpu.records import TILE
 
@@ -30,8 +31,7 @@ def kernels_fit(x: Tensor, parameters: Sequence[Tensor | None], most_weights: in
         and x.numel() >= _LEAST_ROWS * x.shape[-1]
         and all(t.numel() <= most_weights for t in given)
         and not torch.is_autocast_enabled("cpu")
-        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
-        and torch.autograd.forward_ad._current_level < 0
+        and not transformed()
         and unavailable() is None
     )
 

@@ -116,7 +116,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert main(["bench", "--quick", "--threads", "1", "--output", str(output)]) == 0
     record = json.loads(output.read_text())
     assert {"command", "seed", "hardware", "versions", "threads", "machine", "results"} <= record.keys()
-    assert record["command"] == "kinn bench --shapes all --repeats 3 --threads 1 --quick"
+    assert record["command"] == "kinn bench --shapes all --repeats 3 --device cpu --threads 1 --quick"
     said = capsys.readouterr().out
     assert "not timed: mamba-ssm: does not run on cpu" in said
     assert "left out by --quick" in said
@@ -146,3 +146,8 @@ def test_an_interrupt_keeps_the_shapes_that_are_done(tmp_path, capsys, monkeypat
 def test_refusals(options, sentence, capsys):
     assert main(["bench", *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_folder_is_no_output(tmp_path, capsys):
+    assert main(["bench", "--quick", "--output", str(tmp_path)]) != 0
+    assert f"--output must be a file, but {tmp_path} is a folder" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -55,6 +56,8 @@ def _run(options: Namespace) -> int:
     for name in ("threads", "repeats"):
         if options[name] is not None and options[name] < 1:
             raise ValueError(f"--{name} must be at least 1, got {options[name]}")
+    if options.output is not None and Path(options.output).is_dir():
+        raise ValueError(f"--output must be a file, but {options.output} is a folder")
     device, repeats = chosen_device(options.device), min(options.repeats, 3) if options.quick else options.repeats
     keep_freed_memory()  # as in training: what is measured is the work, not the allocator
     threads = torch.get_num_threads()
@@ -66,7 +69,7 @@ def _run(options: Namespace) -> int:
         )
         record: dict[str, Any] = {
             "command": f"kinn bench --shapes {' '.join(options.shapes)} --repeats {repeats} "
-            f"--threads {torch.get_num_threads()}" + (" --quick" if options.quick else ""),
+            f"--device {device} --threads {torch.get_num_threads()}" + (" --quick" if options.quick else ""),
             "what": "float32, seconds, forward and backward, in turns",
             "threads": torch.get_num_threads(),
             "device": str(device),

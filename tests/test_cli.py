@@ -12,7 +12,9 @@ import yaml
 from kinn import recipes
 from kinn.cli import main
 from kinn.data import open_dataset
-from kinn.train import evaluate, load_model
+from kinn.models import FKNO
+from kinn.nn import time_scales
+from kinn.train import evaluate, load_model, save_model
 
 SMALL = ["--model", "FNO", "--model-arguments.width", "6", "--model-arguments.n_modes", "[3, 3]", "--epochs", "2"]
 
@@ -44,6 +46,18 @@ def test_a_trained_model_is_measured(folder, capsys):
     expected = evaluate(load_model(model), open_dataset(data)).metrics
     assert json.loads((folder / "e.json").read_text())["metrics"] == pytest.approx(expected, rel=1e-5)
     assert f"{expected['relative_l2']:.4g}" in capsys.readouterr().out
+
+
+def test_the_circuits_of_a_trained_model(folder, capsys):
+    capsys.readouterr()
+    model, output = f"{folder}/fkno.safetensors", folder / "c.json"
+    save_model(model, FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2))
+    for data in ([], ["--data", f"{folder}/test.h5", "--samples", "2"]):
+        assert main(["circuit", model, *data, "--output", str(output)]) == 0
+        cells = json.loads(output.read_text())["cells"]
+        assert len(cells) == len(time_scales(load_model(model).model))
+        assert f"{cells[0]['time_constant'][1]:.3g}" in capsys.readouterr().out
+    assert cells[0]["step"] != list(time_scales(load_model(model).model)[0].step)  # selective
 
 
 def test_the_saved_configuration_replays_the_run(folder):
@@ -186,6 +200,8 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
         (["evaluate", "{0}/p.h5", "{0}/p.h5"], "is not a kinn model"),
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--device", "abacus"], "'abacus' cannot be used here"),
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["circuit", "{0}/run/model.safetensors"], "FNO has no Kirchhoff block"),
+        (["circuit", "{0}/run/model.safetensors", "--samples", "0"], "--samples must be at least 1"),
         (["generate", "poisson"], "required: --output; see kinn generate poisson --help"),
         (["generate", "poisson", "--output", "{0}/p.h5", "--samples", "3"], "already holds other data"),
         (["generate", "heat", "--output", "x"], "'poisson', 'navier-stokes', 'darcy', 'shallow-water'"),
@@ -274,7 +290,15 @@ def test_report_draws_the_records_of_a_folder(record, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["generate"], *(["generate", name] for name in EQUATIONS), ["train"], ["evaluate"], ["reproduce"]],
+    [
+        [],
+        ["generate"],
+        *(["generate", name] for name in EQUATIONS),
+        ["train"],
+        ["evaluate"],
+        ["reproduce"],
+        ["circuit"],
+    ],
 )
 def test_help_has_a_sentence_an_example_and_no_python(command, capsys):
     assert main([*command, "--help"]) == 0

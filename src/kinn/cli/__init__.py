@@ -1,4 +1,4 @@
-"""The command line: `kinn generate | train | evaluate | reproduce | report | bench`.
+"""The command line: `kinn generate | train | evaluate | reproduce | report | circuit | bench`.
 
 One file per command. Each has `add(commands)`, which declares its options, and the function that runs it; heavy imports
 wait until a command runs, so that `--help` answers at once.
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError
 
 from kinn._version import __version__
-from kinn.cli import bench, evaluate, generate, image, reproduce, train
+from kinn.cli import bench, circuit, evaluate, generate, image, reproduce, train
 from kinn.cli.parser import Commands, Parser
 
 _EQUATIONS = ("poisson", "navier-stokes", "darcy", "shallow-water")
 _IMAGES = ("train image", "evaluate image")
-_COMMANDS = ("generate", *_EQUATIONS, "train", "evaluate", *_IMAGES, "reproduce", "report", "bench")
+_COMMANDS = ("generate", *_EQUATIONS, "train", "evaluate", *_IMAGES, "reproduce", "report", "circuit", "bench")
 _USER_ERRORS = (ValueError, TypeError, IndexError, OSError, ImportError, FloatingPointError, MemoryError)
 
 
@@ -78,7 +78,7 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, Commands]:
     parser.add_argument("--version", action="version", version=f"kinn {__version__}")
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     commands = Commands(parser, arguments)
-    for command in (generate, train, evaluate, image, reproduce, bench):
+    for command in (generate, train, evaluate, image, reproduce, circuit, bench):
         command.add(commands)
     return parser, commands
 

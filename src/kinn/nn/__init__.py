@@ -8,6 +8,7 @@ from kinn.nn.resample import Downsample, FilteredActivation, Upsample
 from kinn.nn.routes import Route, routes_for
 from kinn.nn.separable import SeparableConv
 from kinn.nn.spectral import SpectralConv2d
+from kinn.nn.timescales import TimeScale, time_scales
 
 __all__ = [
     "ChannelMLP",
@@ -18,9 +19,11 @@ __all__ = [
     "Route",
     "SeparableConv",
     "SpectralConv2d",
+    "TimeScale",
     "Upsample",
     "no_weight_decay",
     "on_training_grid",
     "regrid",
     "routes_for",
+    "time_scales",
 ]

@@ -114,6 +114,7 @@ class KirchhoffBlock(nn.Module):
             raise ValueError(f"KirchhoffBlock: drop_path must be at least 0 and below 1, got {drop_path}")
         d_inner = int(expand * d_model)
         self.d_model = d_model
+        self.d_inner = d_inner
         self.n_axes = n_axes
         self.wiring = wiring
         self.injection = injection
@@ -160,22 +161,11 @@ class KirchhoffBlock(nn.Module):
                 f"KirchhoffBlock: expected shape (batch, {grid}, {self.d_model}), channels last, got {tuple(x.shape)}"
             )
         expect_positive("KirchhoffBlock", dt_scale=dt_scale)
-        into_cascade, into_gate = self.in_proj.weight.chunk(2) if self.gate else (self.in_proj.weight, None)
-        norm, conv, inner, out = self.norm, self.conv, self.output_norm, self.out_proj.weight
-        drive = evolution_branch(
-            x,
-            into_cascade,
-            self._filters(x.shape[1:-1], dt_scale),
-            conv.bias,
-            *((None, None) if conv.pointwise is None else (conv.pointwise.weight, conv.pointwise.bias)),
-            norm=(norm.weight, norm.bias),
-            eps=norm.eps,
-            periodic=self.boundary == "periodic",
-        )
+        norm, inner, out = self.norm, self.output_norm, self.out_proj.weight
         x = gated_output(
             x,
-            self._cascade(drive, dt_scale),
-            into_gate,
+            self._cascade(self.drive(x, dt_scale), dt_scale),
+            self.in_proj.weight[self.d_inner :] if self.gate else None,
             out if self.scale is None else self.scale * out,
             norm=(norm.weight, norm.bias),
             inner_norm=None if inner is None else (inner.weight, inner.bias),
@@ -187,6 +177,20 @@ class KirchhoffBlock(nn.Module):
             return x
         branch, factor = self.mlp(x), self._kept(x)
         return x + (branch if factor is None else branch * factor.view(-1, *(1,) * (x.dim() - 1)))
+
+    def drive(self, x: Float[Tensor, "b *grid c"], dt_scale: float = 1.0) -> Float[Tensor, "b *grid d"]:
+        """What drives the first cells, `(b, *grid, d_inner)`: `E` of Eq. (19)."""
+        norm, conv = self.norm, self.conv
+        return evolution_branch(
+            x,
+            self.in_proj.weight[: self.d_inner],
+            self._filters(x.shape[1:-1], dt_scale),
+            conv.bias,
+            *((None, None) if conv.pointwise is None else (conv.pointwise.weight, conv.pointwise.bias)),
+            norm=(norm.weight, norm.bias),
+            eps=norm.eps,
+            periodic=self.boundary == "periodic",
+        )
 
     def _filters(self, grid: Sequence[int], dt_scale: float) -> Tensor:
         """The convolution's filters for the distance of the points, no wider than the grid."""

@@ -103,7 +103,7 @@ class KirchhoffCell(nn.Module):
         """
         expect_positive("KirchhoffCell", dt_scale=dt_scale)
         low, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
-        dt = F.softplus(self.dt_proj(low))
+        dt = self._steps(low)
         return grid_scan(
             x,
             dt if dt_scale == 1 else dt * dt_scale,
@@ -119,6 +119,13 @@ class KirchhoffCell(nn.Module):
             reverse=reverse,
             return_state=return_state,
         )
+
+    def steps(self, x: Float[Tensor, "b *grid d"]) -> Float[Tensor, "b *grid d"]:
+        """The step lengths that a drive chooses; times `A_log.exp()` they say what a potential loses per position."""
+        return self._steps(F.linear(x, self.x_proj.weight[: self.dt_rank]))
+
+    def _steps(self, low: Float[Tensor, "b *grid r"]) -> Float[Tensor, "b *grid d"]:
+        return F.softplus(self.dt_proj(low))
 
     def step(
         self, x_t: Float[Tensor, "b d"], state: Float[Tensor, "b d n"] | None = None, *, dt_scale: float = 1.0

@@ -83,9 +83,12 @@ def backend_for(where: str, backend: str, device: torch.device) -> str:
     return "reference"
 
 
-@torch.compiler.assume_constant_result  # or a graph could not be compiled; it is said while tracing
 def _warn_slow(reason: str) -> None:
     _warn_once(reason)
+
+
+# Called while tracing, not in the graph, as by `torch.compiler.assume_constant_result`, which would load the compiler.
+_warn_slow._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @functools.cache

@@ -125,7 +125,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "data": {**data, **experiment.sizes},
         "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
         "resolutions": [] if public else experiment.resolutions,
-        "config": config if variant.solve is None else {},  # what is not trained has its arguments
+        **({"config": config} if variant.solve is None else {}),  # what is not trained tells its own with its result
     }
 
 

@@ -55,6 +55,7 @@ def cost_pictures(experiment: Experiment) -> Iterator[Picture]:
         "Costs start at zero, and so does the error unless its axis is logarithmic. "
         "Bars show the standard deviation over seeds where there are several."
     )
+    caption += f" {experiment.caveat}" if experiment.caveat else ""
     if alike:
         caption += f" Not drawn: {join(alike)}."
     label, points = next(iter(panels.items()))

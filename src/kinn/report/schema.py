@@ -23,10 +23,12 @@ class Record:
         metrics: by test set, "test" and "validation" and others such as "out_of_distribution", then by name.
         experiment_label: the experiment in a word or two, where those of a recipe stand side by side.
         factor: `{"name": "order", "value": 2}`, the number that sets the variants of an experiment apart.
-        paper: the paper's figures by metric; those of another set than test by "<set>.<metric>".
+        paper: the paper's figures by metric; those of another set than test by "<set>.<metric>", and its training time
+            by "train_seconds".
         paper_ratio: by metric, how many times lower the paper's model is than this baseline.
         transfer: `{"resolution": 64, "dt_scale": 0.5, "metrics": {...}}` for each grid that it was evaluated on;
             `dt_scale` is None for models that are not told the grid spacing.
+        test_samples: how many samples of the test set it was measured on; None for all.
         notes: what a reader of the tables must know of the setting.
         origin: where the record came from, for messages.
     """
@@ -60,7 +62,13 @@ class Record:
     notes: list[str] = field(default_factory=list)
     parameters: int | None = None
     best_epoch: int | None = None
+    test_samples: int | None = None
     origin: str = ""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the record says how it was trained on the data; what solves each sample by itself says "solver"."""
+        return bool(self.config) and "solver" not in self.config
 
 
 REQUIRED = ("experiment", "variant", "role", "seed", "primary_metric", "metrics")
@@ -68,7 +76,7 @@ TEXTS = (
     *("experiment", "variant", "role", "primary_metric", "recipe", "title", "experiment_label"),
     *("budget", "model", "command", "date"),
 )
-WHOLE_NUMBERS = ("seed", "parameters", "best_epoch")
+WHOLE_NUMBERS = ("seed", "parameters", "best_epoch", "test_samples")
 MAPPINGS = (
     *("metrics", "arguments", "config", "data", "factor", "paper", "paper_ratio", "curves"),
     *("time", "memory", "hardware", "versions"),

@@ -65,6 +65,7 @@ def test_the_record_counts_the_frames_after_the_history_and_keeps_finished_flows
     assert result["metrics"]["test"]["max_error"] == pytest.approx(0.1 * np.mean(np.arange(11, 21)), rel=1e-5)
     assert result["curves"]["rollout_step"] == list(range(1, 11))
     assert [field["step"] for field in result["fields"]] == [1, 10]
+    assert [(s["step"], s["samples"]) for s in result["spectra"]] == [(1, 2), (10, 2)]
     assert result["fields"][1]["truth"][0][0] == 20
     assert result["parameters"] == 7
     assert result["config"]["solver"]["iterations"] == 1

@@ -10,7 +10,6 @@ from matplotlib.text import Text
 from kinn.report import load_records
 from kinn.report.costs import place_labels
 from kinn.report.sections import sections_of
-from kinn.report.spectra import power_spectrum
 from kinn.report.style import LIGHT, series, spread_apart
 
 
@@ -120,14 +119,21 @@ def test_ticks_of_costs_are_where_they_say(records):
     assert [float(text) for text in shown] == pytest.approx(ticks)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (33, 24)])
-def test_spectrum_of_a_wave_is_its_wavenumber(shape):
-    x, y = (np.arange(n) / n for n in shape)
-    k, power = power_spectrum(np.cos(2 * np.pi * 3 * x)[:, None] + 0 * y)
-    assert k[power.argmax()] == 3
-    assert np.delete(power, 2).max() < 1e-20
-    ring = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij")).round() == 3
-    assert power[2] * ring.sum() == pytest.approx(0.5)  # mean square of a cosine
+def test_spectra_of_the_test_set_are_drawn_where_each_variant_has_them(records):
+    runs = records[2:]
+    few = pictures(runs)["spectrum"]
+    assert "over the one test sample shown" in few.caption
+    for record, samples in zip(runs, (32, 1)):
+        record["spectra"] = [
+            {"step": step, "samples": samples, "truth": [4.0, 2.0, 1.0], "error": [size, size / 2, size / 4]}
+            for step, size in ((1, 0.1), (40, 0.4))
+        ]
+    picture = pictures(runs)["spectrum"]
+    assert "over 32 test samples (FKNO: 1)" in picture.caption
+    drawn = [line.get_ydata().tolist() for line in data_lines(picture.draw(LIGHT).axes[0])]
+    assert drawn == [[4.0, 2.0, 1.0], [0.4, 0.2, 0.1], [0.4, 0.2, 0.1]]  # of the last step
+    del runs[1]["spectra"]
+    assert pictures(runs)["spectrum"].caption == few.caption
 
 
 def test_labels_keep_their_order_and_distance():

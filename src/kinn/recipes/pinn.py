@@ -31,6 +31,7 @@ from kinn.files import atomic_file
 from kinn.metrics import FieldErrors
 from kinn.recipes.experiment import Experiment
 from kinn.train import chosen_device, sample_field
+from kinn.train.evaluate import Spectra, step_index
 from kinn.train.records import peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def pinn_result(
     assert experiment.rollout is not None
     history, errors, seconds, parameters, fields = experiment.rollout.n_history, FieldErrors(time_axis=1), 0.0, 0, []
     settings, flows, memory = PINNSettings(iterations), min(flows, len(test)), {}
+    spectra = Spectra(experiment.field_steps)
     for index in range(flows):
         truth = test[index]
         found = _kept(folder / f"flow{index}.npz", partial(_solved, truth, test.time, settings, seed, device))
@@ -155,9 +157,10 @@ def pinn_result(
         seconds, parameters = seconds + float(found["seconds"]), int(found["parameters"])
         for name in found.keys() & {"peak_rss_bytes", "peak_gpu_bytes"}:
             memory[name] = max(memory.get(name, 0), int(found[name]))
+        spectra.update(prediction[None], truth[None, history:])
         errors.update(prediction[None], truth[None, history:])
         for step in experiment.field_steps if index == 0 else ():
-            at = step - 1 if step > 0 else len(prediction) + step
+            at = step_index(step, len(prediction))
             shown = (truth[history - 1, 0], truth[history + at, 0], prediction[at, 0])
             fields.append(sample_field("sample 0", at + 1, *shown))
     metrics, per_step = errors.compute(), errors.relative_l2_per_step()
@@ -170,6 +173,7 @@ def pinn_result(
         "time": {"train_seconds": seconds},
         "memory": memory,
         "fields": fields,
+        "spectra": spectra.compute(),
     }
 
 

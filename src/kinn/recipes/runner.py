@@ -196,7 +196,7 @@ def _train(
     progress: bool,
 ) -> dict[str, Any]:
     task, fitted = train_variant(experiment, variant, settings, parts, folder, progress=progress)
-    found = evaluate(task, parts["test"], field_samples=(0,), field_steps=experiment.field_steps)
+    found = evaluate(task, parts["test"], field_samples=(0,), field_steps=experiment.field_steps, spectra=True)
     others = {name: evaluate(task, parts[name]).metrics for name in ("validation", *experiment.tests)}
     curves = {**fitted.curves}
     if found.rollout_relative_l2:
@@ -217,6 +217,7 @@ def _train(
         "devices": fitted.devices,
         "compiled": fitted.compiled,
         "fields": found.fields,
+        "spectra": found.spectra,
     }
 
 

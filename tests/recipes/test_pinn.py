@@ -93,3 +93,15 @@ def test_without_deepxde_the_rest_of_the_table_is_made(tmp_path, monkeypatch):
         )
     assert [json.loads(path.read_text())["variant"] for path in paths] == ["FNO"]
     assert any("PINN is left out" in str(w.message) and "kinn-torch[pinn]" in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize("config", [{}, {"solver": {"iterations": 50}}])
+def test_a_finished_record_is_not_made_again_whatever_it_says_of_its_settings(tmp_path, config):
+    [experiment] = recipes.experiments("shallow-water", "demo")
+    [variant] = (v for v in experiment.variants if v.name == "PINN")
+    identity = json.loads(json.dumps(runner._identity(experiment, variant, 0)))
+    path = tmp_path / "pinn-seed0.json"
+    path.write_text(json.dumps({**identity, "config": config}))
+    assert runner._is_done(path, identity)
+    with pytest.raises(ValueError, match="its arguments is"):
+        runner._is_done(path, {**identity, "arguments": {"iterations": 51, "flows": 1}})

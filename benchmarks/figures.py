@@ -17,11 +17,11 @@ from kinn.report.style import PAPER
 
 FIGURES = {"selective_scan_cpu": draw_scans, "cascade_scaling_cpu": draw_scaling}
 OF_REPORTS = {
-    "darcy": "darcy-small-fields-1",
-    "shallow-water": "shallow-water-small-rollout",
-    "poisson-order": "poisson-order-small-order",
-    "ns-rollout": "ns-rollout-small-overview-rollout",
-    "ns-routes": "ns-routes-small-routes",
+    "darcy": ("darcy-small-fields-1",),
+    "shallow-water": ("shallow-water-small-fields-1", "shallow-water-small-rollout"),
+    "poisson-order": ("poisson-order-small-order",),
+    "ns-rollout": ("ns-rollout-small-overview-rollout",),
+    "ns-routes": ("ns-routes-small-routes",),
 }
 
 
@@ -32,10 +32,11 @@ def main() -> None:
     for name, draw in FIGURES.items():
         figure = draw(json.loads(Path(f"results/{name}.json").read_text()))
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
-    for recipe, name in OF_REPORTS.items():
-        pictures = [p for section in sections_of(load_records(f"results/{recipe}")) for p in section.pictures()]
-        (picture,) = (p for p in pictures if p.name == name)
-        (folder / f"{name}.svg").write_bytes(picture.files(PAPER, ("svg",))["svg"])
+    for recipe, names in OF_REPORTS.items():
+        sections = sections_of(load_records(f"results/{recipe}"))
+        pictures = {picture.name: picture for section in sections for picture in section.pictures()}
+        for name in names:
+            (folder / f"{name}.svg").write_bytes(pictures[name].files(PAPER, ("svg",))["svg"])
 
 
 if __name__ == "__main__":

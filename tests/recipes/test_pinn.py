@@ -21,8 +21,8 @@ def still_water(n: int = 8) -> torch.Tensor:
 
 
 def test_water_at_rest_is_learned_from_equations_and_initial_field_alone():
-    before = pinn.forecast_by_pinn(still_water(), [0.0, 0.5, 1.0], iterations=0)[0]
-    after, parameters = pinn.forecast_by_pinn(still_water(), [0.0, 0.5, 1.0], iterations=400)
+    before = pinn.forecast_by_pinn(still_water(), [0.0, 0.5, 1.0], pinn.PINNSettings(0))[0]
+    after, parameters = pinn.forecast_by_pinn(still_water(), [0.0, 0.5, 1.0], pinn.PINNSettings(400))
     assert parameters == 3 * 40 + 40 + 5 * (40 * 40 + 40) + 40 * 3 + 3
     assert (before - 1).abs().max() > 0.2
     assert (after - 1).abs().max() < 0.1  # the last frame has no data: it comes from the equations
@@ -34,12 +34,12 @@ def test_same_seed_same_forecast_and_nothing_else_is_seeded_or_moved():
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    one = pinn.forecast_by_pinn(still_water(), [0.5], iterations=3, seed=1)[0]
+    one = pinn.forecast_by_pinn(still_water(), [0.5], pinn.PINNSettings(3), seed=1)[0]
     assert torch.equal(torch.rand(1), expected)
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
     assert torch.get_default_device() == torch.device("cpu")
-    assert torch.equal(one, pinn.forecast_by_pinn(still_water(), [0.5], iterations=3, seed=1)[0])
-    assert not torch.equal(one, pinn.forecast_by_pinn(still_water(), [0.5], iterations=3, seed=2)[0])
+    assert torch.equal(one, pinn.forecast_by_pinn(still_water(), [0.5], pinn.PINNSettings(3), seed=1)[0])
+    assert not torch.equal(one, pinn.forecast_by_pinn(still_water(), [0.5], pinn.PINNSettings(3), seed=2)[0])
 
 
 def test_cells_are_the_centres_of_the_domain_with_x_along_the_first_axis():
@@ -54,8 +54,8 @@ def test_the_record_counts_the_frames_after_the_history_and_keeps_finished_flows
     test = from_trajectories(flow, time=torch.arange(20.0).tolist())
     calls = []
 
-    def solve(initial, times, **options):
-        calls.append(options["seed"])
+    def solve(initial, times, settings, **options):
+        calls.append((settings.iterations, options["seed"]))
         return 1.1 * torch.tensor(times)[:, None, None].add(1).expand(-1, 4, 4), 7
 
     monkeypatch.setattr(pinn, "forecast_by_pinn", solve)
@@ -65,10 +65,15 @@ def test_the_record_counts_the_frames_after_the_history_and_keeps_finished_flows
     assert result["metrics"]["test"]["max_error"] == pytest.approx(0.1 * np.mean(np.arange(11, 21)), rel=1e-5)
     assert result["curves"]["rollout_step"] == list(range(1, 11))
     assert [field["step"] for field in result["fields"]] == [1, 10]
+    assert [(s["step"], s["samples"]) for s in result["spectra"]] == [(1, 2), (10, 2)]
     assert result["fields"][1]["truth"][0][0] == 20
     assert result["parameters"] == 7
+    assert result["config"]["solver"]["iterations"] == 1
+    assert result["config"]["solver"]["width"] == 40
+    assert result["test_samples"] == 2
+    assert result["memory"]["peak_rss_bytes"] > 2**20
     assert pinn.pinn_result(replace(experiment, field_steps=(1, -1)), test, **options) == result
-    assert calls == [3, 3], "finished flows were solved again"
+    assert calls == [(1, 3), (1, 3)], "finished flows were solved again"
 
 
 def test_without_deepxde_the_rest_of_the_table_is_made(tmp_path, monkeypatch):
@@ -88,3 +93,15 @@ def test_without_deepxde_the_rest_of_the_table_is_made(tmp_path, monkeypatch):
         )
     assert [json.loads(path.read_text())["variant"] for path in paths] == ["FNO"]
     assert any("PINN is left out" in str(w.message) and "kinn-torch[pinn]" in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize("config", [{}, {"solver": {"iterations": 50}}])
+def test_a_finished_record_is_not_made_again_whatever_it_says_of_its_settings(tmp_path, config):
+    [experiment] = recipes.experiments("shallow-water", "demo")
+    [variant] = (v for v in experiment.variants if v.name == "PINN")
+    identity = json.loads(json.dumps(runner._identity(experiment, variant, 0)))
+    path = tmp_path / "pinn-seed0.json"
+    path.write_text(json.dumps({**identity, "config": config}))
+    assert runner._is_done(path, identity)
+    with pytest.raises(ValueError, match="its arguments is"):
+        runner._is_done(path, {**identity, "arguments": {"iterations": 51, "flows": 1}})

@@ -4,10 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from kinn.report import load_records
+from kinn.report.costs import place_labels
 from kinn.report.sections import sections_of
-from kinn.report.spectra import power_spectrum
 from kinn.report.style import LIGHT, series, spread_apart
 
 
@@ -76,6 +78,36 @@ def test_costs_from_three_variants_on(records):
     axes = picture.draw(LIGHT).axes
     assert [a.get_xlabel() for a in axes] == ["parameters", "training time in seconds"]
     assert {text.get_text() for text in axes[0].texts} == {"UKNO K=0", "UKNO K=2", "UKNO K=4"}
+    assert [limits[0] for a in axes for limits in (a.get_xlim(), a.get_ylim())] == [0] * 4
+
+
+def test_costs_that_hardly_differ_are_named_not_drawn(tables):
+    picture = pictures(tables("ns-routes"))["costs"]
+    assert [a.get_xlabel() for a in picture.draw(LIGHT).axes] == ["training time in seconds"]
+    assert "Not drawn: parameters, which differ by 5.1 % at most." in picture.caption
+
+
+def test_names_of_costs_lie_clear_of_points_bars_and_each_other(tables):
+    figure = pictures(tables("ns-routes"))["costs"].draw(LIGHT)
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    boxes = [Text.get_window_extent(name) for name in axes.texts]  # without their leaders
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    bars = [bar.get_paths()[0].get_extents(axes.transData) for bar in axes.collections]
+    marks = [line.get_window_extent() for line in axes.lines]
+    assert len(boxes) == len(bars) == len(marks) == 4
+    assert not any(box.overlaps(drawn) for box in boxes for drawn in (*bars, *marks))
+
+
+def test_a_name_moves_away_from_a_crowd():
+    points = {"first": (1.0, 1.0), "second": (1.05, 1.0), "third": (1.0, 1.05)}
+    places = place_labels(points, [], 3, 2)
+    assert places["first"][1] == 1.0  # beside its point, where there is room
+    boxes = [(x - 0.15, y - 0.07, x + 0.15, y + 0.07) for x, y in places.values()]
+    for i, (left, bottom, right, top) in enumerate(boxes):
+        assert all(left >= b[2] or b[0] >= right or bottom >= b[3] or b[1] >= top for b in boxes[:i])
+    bar = (1.2, 0.0, 1.3, 2.0)
+    assert place_labels({"first": (1.0, 1.0)}, [bar], 3, 2)["first"][0] < 1.0 < places["first"][0]
 
 
 def test_ticks_of_costs_are_where_they_say(records):
@@ -87,14 +119,21 @@ def test_ticks_of_costs_are_where_they_say(records):
     assert [float(text) for text in shown] == pytest.approx(ticks)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (33, 24)])
-def test_spectrum_of_a_wave_is_its_wavenumber(shape):
-    x, y = (np.arange(n) / n for n in shape)
-    k, power = power_spectrum(np.cos(2 * np.pi * 3 * x)[:, None] + 0 * y)
-    assert k[power.argmax()] == 3
-    assert np.delete(power, 2).max() < 1e-20
-    ring = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij")).round() == 3
-    assert power[2] * ring.sum() == pytest.approx(0.5)  # mean square of a cosine
+def test_spectra_of_the_test_set_are_drawn_where_each_variant_has_them(records):
+    runs = records[2:]
+    few = pictures(runs)["spectrum"]
+    assert "over the one test sample shown" in few.caption
+    for record, samples in zip(runs, (32, 1)):
+        record["spectra"] = [
+            {"step": step, "samples": samples, "truth": [4.0, 2.0, 1.0], "error": [size, size / 2, size / 4]}
+            for step, size in ((1, 0.1), (40, 0.4))
+        ]
+    picture = pictures(runs)["spectrum"]
+    assert "over 32 test samples (FKNO: 1)" in picture.caption
+    drawn = [line.get_ydata().tolist() for line in data_lines(picture.draw(LIGHT).axes[0])]
+    assert drawn == [[4.0, 2.0, 1.0], [0.4, 0.2, 0.1], [0.4, 0.2, 0.1]]  # of the last step
+    del runs[1]["spectra"]
+    assert pictures(runs)["spectrum"].caption == few.caption
 
 
 def test_labels_keep_their_order_and_distance():

@@ -28,12 +28,12 @@ def test_one_picture_for_each_sample(records):
 
 
 def test_truth_and_predictions_share_one_scale_and_errors_another(records):
-    records[0]["fields"][0]["prediction"][3][4] = 0.9  # the widest value lies in one prediction only
+    records[0]["fields"][0]["prediction"][18][8] = 0.7  # the widest value lies in one prediction only
     (poisson,) = load_records(records[:2])
     shots = samples(poisson)["test sample 0"][None]
     shown = images(draw_sample(shots, LIGHT))
     source, truth, first, second = shown["RdBu_r"]
-    assert truth.get_clim() == first.get_clim() == second.get_clim() == (-0.9, 0.9)
+    assert truth.get_clim() == first.get_clim() == second.get_clim() == (-0.7, 0.7)
     assert source.get_clim() != truth.get_clim()
     low, high = shown["PuOr"][0].get_clim()
     assert low == -high
@@ -48,8 +48,27 @@ def test_a_rollout_shares_its_scales_over_all_steps(records):
     moments = sorted(samples(navier_stokes)["test sample 3"].items())
     shown = images(draw_rollout(moments, LIGHT))
     assert len(shown["RdBu_r"]) == 4 * 3
-    assert len(shown["PuOr"]) == 4 * 2
+    assert len(shown["magma_r"]) == 4 * 2
     assert all(len({image.get_clim() for image in group}) == 1 for group in shown.values())
+
+
+def test_errors_of_unlike_size_share_a_logarithmic_scale_that_hides_none(records):
+    truth = np.asarray(records[0]["fields"][0]["truth"])
+    waves = np.sin(np.arange(32) / 3)[:, None] * np.ones(32)
+    for record, size in zip(records[:2], (0.5, 0.002)):
+        record["fields"][0]["prediction"] = (truth + size * waves).tolist()
+    (poisson,) = load_records(records[:2])
+    picture = field_pictures(poisson)[0]
+    wild, good = images(picture.draw(LIGHT))["magma_r"]
+    assert "logarithmic" in picture.caption
+    assert wild.norm is not good.norm
+    assert wild.get_clim() == good.get_clim()
+    for image, size in ((wild, 0.5), (good, 0.002)):
+        np.testing.assert_allclose(image.get_array().max(), size, rtol=0.02)
+        assert not np.ma.getmaskarray(image.norm(image.get_array())).any()  # an error of zero is no gap
+    shades = good.norm(good.get_array())
+    assert shades.max() - shades.min() > 0.15  # of the colour map: not blank beside 250 times as much
+    assert "logarithmic" not in field_pictures(load_records(records[:2])[0])[1].caption
 
 
 def panels(figure: Figure) -> list:
@@ -66,9 +85,9 @@ def test_few_steps_stand_beside_their_errors_and_the_last_input(tables):
     moments = sorted(samples(rollout)["test sample 3"].items())
     figure = draw_rollout(moments, LIGHT)
     shown = images(figure)
-    assert [len(shown[name]) for name in ("RdBu_r", "PuOr")] == [1 + 3 * 3, 3 * 2]
+    assert [len(shown[name]) for name in ("RdBu_r", "magma_r")] == [1 + 3 * 3, 3 * 2]
     assert len({image.get_clim() for image in shown["RdBu_r"]}) == 1
-    for prediction, error in zip(shown["RdBu_r"][-2:], shown["PuOr"][-2:]):
+    for prediction, error in zip(shown["RdBu_r"][-2:], shown["magma_r"][-2:]):
         left, right = (image.axes.get_position() for image in (prediction, error))
         assert right.x0 > left.x1
         assert right.y0 == pytest.approx(left.y0)
@@ -143,6 +162,6 @@ def test_a_wild_prediction_does_not_wash_out_the_others(records):
     shots = samples(poisson)["test sample 0"][None]
     figure = draw_sample(shots, LIGHT)
     largest = np.abs(shots["UKNO K=2"].truth).max()
-    for image in [*images(figure)["RdBu_r"][1:], *images(figure)["PuOr"]]:
+    for image in [*images(figure)["RdBu_r"][1:], *images(figure)["magma_r"]]:
         assert image.get_clim()[1] < 4 * largest
     assert field_scale([shots["UKNO K=0"].truth], [shots["UKNO K=0"].prediction]).clipped

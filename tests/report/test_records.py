@@ -69,6 +69,16 @@ def test_optional_keys_are_read(tables):
     assert orders.splits == ("test", "out_of_distribution")
 
 
+@pytest.mark.parametrize(
+    "change", [{"error": [1.0]}, {"samples": None}, {"truth": "flat"}, {"error": [1.0, "x"]}, {"step": "last"}]
+)
+def test_a_spectrum_that_is_none_is_refused(records, change):
+    spectrum = {"step": None, "samples": 3, "truth": [1.0, 0.5], "error": [0.1, None]}
+    load_records({**records[0], "spectra": [spectrum]})
+    with pytest.raises(ValueError, match="expected each of spectra to hold samples"):
+        load_records({**records[0], "spectra": [{**spectrum, **change}]})
+
+
 def test_null_stands_for_absent(records):
     names = ("factor", "transfer", "notes", "paper_ratio", "experiment_label")
     (experiment,) = load_records({**records[0], **dict.fromkeys(names)})

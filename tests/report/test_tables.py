@@ -97,9 +97,10 @@ def test_unlike_runs_are_called_so(records):
     assert not unlike(*rates)
     named = "Each model has its own learning rate: UKNO K=0 0.008, UKNO K=2 0.001."
     assert named in table_of(rates).notes
-    solved = {**ours, "variant": "PINN", "config": {}}
-    assert not unlike(*rates, solved)
-    assert named in table_of([*rates, solved]).notes
+    for config in ({}, {"solver": {"iterations": 50}}):
+        solved = {**ours, "variant": "PINN", "config": config}
+        assert not unlike(*rates, solved)
+        assert named in table_of([*rates, solved]).notes
     assert "same seeds" in unlike(baseline, {**ours, "seed": 1})[0]
     assert "machines" in unlike(baseline, {**ours, "hardware": {"cpu": "other"}})[0]
 
@@ -136,6 +137,29 @@ def test_figures_of_the_paper_for_another_test_set_stand_beside_that(tables):
     assert headers[place + 1] == "Out of distribution, paper"
     assert table.main().columns[place + 1].cells == ("–", "–", "0.00307", "0.00292", "0.0039", "0.00268")
     assert table.main().columns[place].best == {5}
+
+
+def test_training_times_of_the_paper_stand_beside_ours(tables):
+    records = tables("ns-routes")
+    assert "Training, paper (s)" not in [c.header for c in table_of(records).columns]
+    for record in records:
+        record["paper"] = {"train_seconds": 54.12 if record["variant"] == "FNO" else 83.26}
+    table = table_of(records)
+    headers = [c.header for c in table.main().columns]
+    assert headers[headers.index("Training (s)") + 1] == "Training, paper (s)"
+    assert column(table, "Training, paper (s)").cells == ("54.12", "83.26", "83.26", "83.26")
+    assert "FKNO-4 has 1.05 times the parameters of FNO and took 1.67 times its training time (paper: 1.54 times)." in (
+        table.notes
+    )
+
+
+def test_a_part_of_the_test_set_is_said_beside_the_figure(records):
+    records[0]["test_samples"], records[1]["test_samples"] = 1, 32  # of 32
+    (experiment,) = load_records(records[:2])
+    table = comparison_table(experiment)
+    for part in (table, *table.further().values()):
+        assert part.columns[0].cells == ("UKNO K=0 (on 1 of 32 samples)", "UKNO K=2")
+    assert "Not like for like: UKNO K=0 is measured on 1 of the 32 test samples." in table.notes
 
 
 def test_notes_of_the_recipe_follow_the_verdict(tables):

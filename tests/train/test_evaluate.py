@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from kinn import metrics
 from kinn.data import MinMax, Standard, from_arrays
+from kinn.spectrum import power_spectrum
 from kinn.train import Rollout, TrainedModel, evaluate
 
 
@@ -62,6 +64,20 @@ def test_sample_fields_are_the_fields(trajectories, pairs, operator):
     assert torch.tensor(field["truth"]).shape == (8, 8)
     with pytest.raises(IndexError, match="no rollout step 9"):
         evaluate(model, trajectories, field_samples=[0], field_steps=[9])
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_spectra_are_means_over_the_whole_set(trajectories, pairs, operator, batch_size):
+    model = TrainedModel(Fading(), Standard(0.0, 2.0), Standard(0.0, 2.0), Rollout(n_history=2))
+    found = evaluate(model, trajectories, batch_size=batch_size, field_steps=(1, -1), spectra=True).spectra
+    assert [(s["step"], s["samples"]) for s in found] == [(1, 8), (7, 8)]
+    truth = trajectories.trajectories.read(range(8))[:, -1, 0].double().numpy()
+    for name, factor in (("truth", 1.0), ("error", 1 - 0.9**7)):
+        expected = power_spectrum(factor * truth)[1].mean(axis=0)
+        np.testing.assert_allclose(found[1][name], expected, rtol=1e-3, atol=1e-6 * expected.max())
+    [found] = evaluate(operator, pairs, batch_size=batch_size, spectra=True).spectra
+    assert (found["step"], found["samples"], len(found["error"])) == (None, 24, 4)
+    assert evaluate(operator, pairs).spectra == []
 
 
 def test_the_model_is_left_in_its_mode_and_progress_counts_samples(operator, pairs):

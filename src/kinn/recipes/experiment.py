@@ -59,7 +59,7 @@ class Variant:
         arguments: of the model beside `in_channels` and `out_channels`, which the data determine.
         lr: the peak learning rate found best for it on validation data; None for the experiment's.
         factor: the number in which the variants of an experiment differ, by its name: `{"order": 2}`.
-        paper: the paper's figure for it by metric, if it has one.
+        paper: the paper's figure for it by metric, if it has one; its training time as "train_seconds".
         paper_ratio: by metric, how many times lower the paper's model is than this baseline.
         solve: for what is not trained on the data: makes the result from the experiment, its test part, and `seed`,
             `device` and `folder` by name.

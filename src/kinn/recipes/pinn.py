@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -30,23 +31,45 @@ from kinn.files import atomic_file
 from kinn.metrics import FieldErrors
 from kinn.recipes.experiment import Experiment
 from kinn.train import chosen_device, sample_field
+from kinn.train.evaluate import Spectra, step_index
+from kinn.train.records import peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_INTERIOR, _BOUNDARY, _INITIAL = 1000, 200, 5000  # points
+
+@dataclass(frozen=True)
+class PINNSettings:
+    """How one network is trained on the equations; they go into the records.
+
+    Args:
+        iterations: of Adam.
+        half_width: of the domain.
+        gravity: `g`.
+        width: of the network's hidden layers, activation tanh.
+        depth: how many of them.
+        lr: learning rate.
+        interior_points: of space and time, at which the residuals are taken.
+        boundary_points: at which the boundary condition is.
+        initial_points: of the grid at time 0, at most.
+    """
+
+    iterations: int
+    half_width: float = 2.5
+    gravity: float = 1.0
+    width: int = 40
+    depth: int = 6
+    lr: float = 1e-3
+    interior_points: int = 1000
+    boundary_points: int = 200
+    initial_points: int = 5000
 
 
 def forecast_by_pinn(
     initial: Float[Tensor, "n n"],
     times: list[float],
+    settings: PINNSettings,
     *,
-    iterations: int,
-    half_width: float = 2.5,
-    gravity: float = 1.0,
-    width: int = 40,
-    depth: int = 6,
-    lr: float = 1e-3,
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[Float[Tensor, "t n n"], int]:
@@ -55,12 +78,7 @@ def forecast_by_pinn(
     Args:
         initial: depth `h` at time 0 at the centres of `n x n` cells of `[-half_width, half_width]^2`; at rest.
         times: at which to return `h`; the network is trained up to the last of them.
-        iterations: of Adam.
-        half_width: of the domain.
-        gravity: `g`.
-        width: of the network's hidden layers, activation tanh.
-        depth: how many of them.
-        lr: learning rate.
+        settings: of network and training.
         seed: of weights and points.
         device: "cpu", "cuda" or "auto".
 
@@ -70,6 +88,7 @@ def forecast_by_pinn(
     Raises:
         ImportError: if DeepXDE is not installed.
     """
+    half_width = settings.half_width
     with _deepxde(chosen_device(device), seed) as dde:
         box = dde.geometry.Rectangle([-half_width] * 2, [half_width] * 2)
         domain = dde.geometry.GeometryXTime(box, dde.geometry.TimeDomain(0.0, times[-1]))
@@ -81,22 +100,23 @@ def forecast_by_pinn(
             (h, u, v), (x, y, t) = state.split(1, dim=1), range(3)
             return [
                 slope(0, t) + u * slope(0, x) + h * slope(1, x) + v * slope(0, y) + h * slope(2, y),
-                slope(1, t) + u * slope(1, x) + v * slope(1, y) + gravity * slope(0, x),
-                slope(2, t) + u * slope(2, x) + v * slope(2, y) + gravity * slope(0, y),
+                slope(1, t) + u * slope(1, x) + v * slope(1, y) + settings.gravity * slope(0, x),
+                slope(2, t) + u * slope(2, x) + v * slope(2, y) + settings.gravity * slope(0, y),
             ]
 
         cells = _cells(initial.shape[-1], half_width)
         start = np.column_stack((cells, np.zeros(len(cells))))
-        some = np.random.default_rng(seed).permutation(len(start))[:_INITIAL]
+        some = np.random.default_rng(seed).permutation(len(start))[: settings.initial_points]
         depth0 = initial.double().cpu().numpy().reshape(-1, 1)
         conditions = [dde.icbc.PointSetBC(start[some], depth0[some], component=0)]
         conditions += [dde.icbc.PointSetBC(start[some], 0.0, component=part) for part in (1, 2)]
         conditions.append(dde.icbc.NeumannBC(domain, lambda points: 0.0, lambda point, at_edge: at_edge, component=0))
-        data = dde.data.TimePDE(domain, residuals, conditions, num_domain=_INTERIOR, num_boundary=_BOUNDARY)
-        network = dde.nn.FNN([3, *[width] * depth, 3], "tanh", "Glorot normal")
+        points = {"num_domain": settings.interior_points, "num_boundary": settings.boundary_points}
+        data = dde.data.TimePDE(domain, residuals, conditions, **points)
+        network = dde.nn.FNN([3, *[settings.width] * settings.depth, 3], "tanh", "Glorot normal")
         model = dde.Model(data, network)
-        model.compile("adam", lr=lr, verbose=0)
-        model.train(iterations=iterations, display_every=max(iterations, 1), verbose=0)
+        model.compile("adam", lr=settings.lr, verbose=0)
+        model.train(iterations=settings.iterations, display_every=max(settings.iterations, 1), verbose=0)
         frames = [model.predict(np.column_stack((cells, np.full(len(cells), t))))[:, 0] for t in times]
         parameters = sum(p.numel() for p in network.parameters())
     return torch.from_numpy(np.stack(frames)).float().reshape(len(times), *initial.shape), parameters
@@ -128,14 +148,19 @@ def pinn_result(
     """
     assert experiment.rollout is not None
     history, errors, seconds, parameters, fields = experiment.rollout.n_history, FieldErrors(time_axis=1), 0.0, 0, []
-    for index in range(min(flows, len(test))):
+    settings, flows, memory = PINNSettings(iterations), min(flows, len(test)), {}
+    spectra = Spectra(experiment.field_steps)
+    for index in range(flows):
         truth = test[index]
-        found = _kept(folder / f"flow{index}.npz", partial(_solved, truth, test.time, iterations, seed, device))
+        found = _kept(folder / f"flow{index}.npz", partial(_solved, truth, test.time, settings, seed, device))
         prediction = torch.from_numpy(found["h"])[history:, None]
         seconds, parameters = seconds + float(found["seconds"]), int(found["parameters"])
+        for name in found.keys() & {"peak_rss_bytes", "peak_gpu_bytes"}:
+            memory[name] = max(memory.get(name, 0), int(found[name]))
+        spectra.update(prediction[None], truth[None, history:])
         errors.update(prediction[None], truth[None, history:])
         for step in experiment.field_steps if index == 0 else ():
-            at = step - 1 if step > 0 else len(prediction) + step
+            at = step_index(step, len(prediction))
             shown = (truth[history - 1, 0], truth[history + at, 0], prediction[at, 0])
             fields.append(sample_field("sample 0", at + 1, *shown))
     metrics, per_step = errors.compute(), errors.relative_l2_per_step()
@@ -143,16 +168,21 @@ def pinn_result(
         "parameters": parameters,
         "metrics": {"test": metrics},  # nothing was normalised
         "curves": {"rollout_step": list(range(1, len(per_step) + 1)), "rollout_relative_l2": per_step},
+        "config": {"solver": asdict(settings)},
+        "test_samples": flows,
         "time": {"train_seconds": seconds},
+        "memory": memory,
         "fields": fields,
+        "spectra": spectra.compute(),
     }
 
 
-def _solved(truth: Tensor, times: list[float] | None, iterations: int, seed: int, device: str) -> dict[str, Any]:
+def _solved(truth: Tensor, times: list[float] | None, settings: PINNSettings, seed: int, device: str) -> dict[str, Any]:
     assert times is not None
+    reset_peak_memory()
     started = time.perf_counter()
-    h, parameters = forecast_by_pinn(truth[0, 0], times, iterations=iterations, seed=seed, device=device)
-    return {"h": h.numpy(), "seconds": time.perf_counter() - started, "parameters": parameters}
+    h, parameters = forecast_by_pinn(truth[0, 0], times, settings, seed=seed, device=device)
+    return {"h": h.numpy(), "seconds": time.perf_counter() - started, "parameters": parameters, **peak_memory()}
 
 
 def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

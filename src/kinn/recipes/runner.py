@@ -125,7 +125,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "data": {**data, **experiment.sizes},
         "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
         "resolutions": [] if public else experiment.resolutions,
-        "config": config if variant.solve is None else {},  # what is not trained has its arguments
+        **({"config": config} if variant.solve is None else {}),  # what is not trained tells its own with its result
     }
 
 
@@ -196,7 +196,7 @@ def _train(
     progress: bool,
 ) -> dict[str, Any]:
     task, fitted = train_variant(experiment, variant, settings, parts, folder, progress=progress)
-    found = evaluate(task, parts["test"], field_samples=(0,), field_steps=experiment.field_steps)
+    found = evaluate(task, parts["test"], field_samples=(0,), field_steps=experiment.field_steps, spectra=True)
     others = {name: evaluate(task, parts[name]).metrics for name in ("validation", *experiment.tests)}
     curves = {**fitted.curves}
     if found.rollout_relative_l2:
@@ -217,6 +217,7 @@ def _train(
         "devices": fitted.devices,
         "compiled": fitted.compiled,
         "fields": found.fields,
+        "spectra": found.spectra,
     }
 
 

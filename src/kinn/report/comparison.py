@@ -67,7 +67,7 @@ def comparison_table(experiment: Experiment) -> Table:
     """
     variants, primary = experiment.variants, experiment.primary_metric
     columns = [
-        Column("Model", tuple(v.name for v in variants), numeric=False),
+        Column("Model", tuple(v.label for v in variants), numeric=False),
         Column("Role", tuple(v.role for v in variants), numeric=False, part=ASIDE),
     ]
     counts = [len(v.records) for v in variants]
@@ -171,7 +171,8 @@ def _seconds(variants: Sequence[Variant]) -> list[Column]:
         return []
     unit, seconds = next(((u, s) for u, s in (("s", 1.0), ("min", 60.0)) if longest < 120 * s), ("h", 3600.0))
     cells = tuple(NOTHING if t is None else f"{t.mean / seconds:.1f}" for t in times)
-    return [Column(f"Training ({unit})", cells)]
+    paper = published([v.published("train_seconds") for v in variants], "Training, paper (s)", ASIDE)
+    return [Column(f"Training ({unit})", cells), *paper]
 
 
 def _memory(variants: Sequence[Variant]) -> list[Column]:

@@ -89,7 +89,7 @@ def rollout_pictures(experiment: Experiment) -> Iterator[Picture]:
     curves = curves_of(experiment, "rollout_step", "rollout_relative_l2")
     if not curves:
         return
-    caption = f"{ROLLOUT}{' One line per seed.' if _many(curves) else ''}"
+    caption = " ".join(filter(None, [ROLLOUT, "One line per seed." if _many(curves) else "", experiment.caveat]))
     alt = f"Line chart of relative L2 error against rollout step. {ends_in_words(curves)}"
     draw = line_chart(curves, lambda theme: series(experiment.variants, theme), "rollout step", "Relative L2")
     yield Picture(f"{experiment.slug}-rollout", "svg", caption, alt, draw)

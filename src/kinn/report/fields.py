@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from kinn.report.records import Experiment
-from kinn.report.shots import Scale, Shots, error_scale, field_scale, samples
-from kinn.report.style import FONT, WIDTH, Picture, Theme, wrap
+from kinn.report.shots import UNLIKE, Scale, Shots, error_scale, field_scale, samples
+from kinn.report.style import FONT, WIDTH, Picture, Theme, log_steps, plain_number, wrap
 from kinn.report.wording import join
 
 MAX_SAMPLES = 3
@@ -58,22 +58,32 @@ def _sample_picture(experiment: Experiment, name: str, label: str, step: int | N
     drawn = "Truth" if all(shot.input is None for shot in shots.values()) else "Input, truth"
     caption = (
         f"{_title(moment)}. {drawn} and the prediction of every variant; below each its error, prediction minus truth. "
-        "Truth and predictions share one colour scale, and so do all errors, whatever their size. "
+        f"Truth and predictions share one colour scale, and so do all errors. {_errors(shots)}"
         + _remarks(experiment, shots)
     )
     return Picture(name, "png", caption, _alt(moment, shots), lambda theme: draw_sample(shots, theme))
 
 
 def _rollout_picture(experiment: Experiment, name: str, label: str, moments: list[tuple[int, Shots]]) -> Picture:
-    first, last = moments[0][0], moments[-1][0]
+    first, last, all_shots = moments[0][0], moments[-1][0], [shots for _, shots in moments]
     where = "at the right of each its error at the same steps" if len(moments) <= BESIDE else "then each one’s error"
     caption = (
         f"{_title(label)}, rolled out from step {first} to step {last}. Truth, then each variant’s prediction, "
         f"{where}, prediction minus truth. One colour scale for truth and predictions at all steps, another for all "
-        "errors. " + _remarks(experiment, *(shots for _, shots in moments))
+        f"errors. {_errors(*all_shots)}" + _remarks(experiment, *all_shots)
     )
     alt = " ".join(_alt(f"{label}, step {step}", shots) for step, shots in (moments[0], moments[-1]))
     return Picture(name, "png", caption, alt, lambda theme: draw_rollout(moments, theme))
+
+
+def _errors(*moments: Shots) -> str:
+    """What must be said of the colours of the errors; nothing where they are as usual."""
+    if not error_scale([shot for shots in moments for shot in shots.values()]).log:
+        return ""
+    return (
+        f"They differ more than {UNLIKE} times from panel to panel: their scale is logarithmic and shows their size "
+        "without sign. It begins at half the smallest panel’s root mean square; smaller errors have its palest colour. "
+    )
 
 
 def _title(text: str) -> str:
@@ -246,10 +256,8 @@ def _panel(
 ) -> None:
     axes = _axes(figure, box)
     cmap = colormaps[scale.cmap].with_extremes(bad=theme.faint)
-    values = np.ma.masked_invalid(array.T)
-    axes.imshow(
-        values, cmap=cmap, vmin=scale.low, vmax=scale.high, origin="lower", aspect="auto", interpolation="nearest"
-    )
+    values = np.ma.masked_invalid(scale.shown(array).T)
+    axes.imshow(values, cmap=cmap, norm=scale.norm, origin="lower", aspect="auto", interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():
@@ -263,11 +271,15 @@ def _bar(figure: Figure, box: Box, scale: Scale, *, horizontal: bool = False) ->
         scale.mappable(),
         cax=axes,
         orientation="horizontal" if horizontal else "vertical",
-        extend="both" if scale.clipped else "neither",
-        ticks=MaxNLocator(3 if horizontal else 5),
+        extend=scale.extend,
+        ticks=LogLocator(subs=log_steps(scale.low, scale.high)) if scale.log else MaxNLocator(3 if horizontal else 5),
     )
     bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     axes.grid(False)
     axes.tick_params(labelsize=FONT - 1.5, length=2, pad=2)
-    bar.formatter.set_powerlimits((-3, 4))  # pyright: ignore[reportAttributeAccessIssue]
+    if scale.log:
+        bar.minorticks_off()
+        bar.formatter = FuncFormatter(lambda value, _: plain_number(value))
+    else:
+        bar.formatter.set_powerlimits((-3, 4))  # pyright: ignore[reportAttributeAccessIssue]
     bar.update_ticks()

@@ -127,13 +127,17 @@ def _count(number: int, noun: str) -> str:
 
 
 def _settings(experiment: Experiment) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Data and training settings that all runs share; the verdict names those in which they differ."""
+    """Data and training settings that all runs share, and those of each solver; the verdict names what differs."""
     groups = []
     for title, what in (("Data", "data"), ("Training", "config")):
-        runs = [run for record in experiment.records if (run := flatten(getattr(record, what)))]
+        of = [record for record in experiment.records if what == "data" or record.trained]
+        runs = [run for record in of if (run := flatten(getattr(record, what)))]
         shared = {k: v for k, v in next(iter(runs), {}).items() if all(repr(run.get(k)) == repr(v) for run in runs)}
         if shared:
             groups.append((title, [(key.replace("_", " "), show_value(value)) for key, value in shared.items()]))
+    for variant in experiment.variants:
+        if solver := variant.records[0].config.get("solver"):
+            groups.append((variant.name, [(key.replace("_", " "), show_value(value)) for key, value in solver.items()]))
     return groups
 
 

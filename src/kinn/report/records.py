@@ -82,6 +82,20 @@ class Variant:
         found = next((r.factor for r in self.records if r.factor), None)
         return (found["name"], float(found["value"])) if found else None
 
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """How many samples of how many in the test set it was measured on, if not on all."""
+        for record in self.records:
+            samples, all_samples = record.test_samples, record.data.get("test")
+            if samples is not None and isinstance(all_samples, int) and samples < all_samples:
+                return samples, all_samples
+        return None
+
+    @property
+    def label(self) -> str:
+        """Its name, and the part of the test set that its figures are of."""
+        return f"{self.name} (on {self.part[0]} of {self.part[1]} samples)" if self.part else self.name
+
     def at_resolutions(self, name: str) -> dict[int, Measure]:
         """A metric over seeds by the resolution it was evaluated at, coarsest first."""
         found: dict[int, list[float]] = {}
@@ -148,6 +162,12 @@ class Experiment:
         twin = name.removesuffix(NORMALIZED) if name.endswith(NORMALIZED) else name + NORMALIZED
         values = [(record.metrics["test"].get(name), record.metrics["test"].get(twin)) for record in self.records]
         return twin in earlier and all(value == other for value, other in values)
+
+    @property
+    def caveat(self) -> str:
+        """A sentence on each variant that was not measured on the whole test set."""
+        parts = [(v.name, *v.part) for v in self.variants if v.part]
+        return " ".join(f"{name} is measured on {n} of the {total} test samples." for name, n, total in parts)
 
     @property
     def slug(self) -> str:

@@ -23,10 +23,14 @@ class Record:
         metrics: by test set, "test" and "validation" and others such as "out_of_distribution", then by name.
         experiment_label: the experiment in a word or two, where those of a recipe stand side by side.
         factor: `{"name": "order", "value": 2}`, the number that sets the variants of an experiment apart.
-        paper: the paper's figures by metric; those of another set than test by "<set>.<metric>".
+        paper: the paper's figures by metric; those of another set than test by "<set>.<metric>", and its training time
+            by "train_seconds".
         paper_ratio: by metric, how many times lower the paper's model is than this baseline.
         transfer: `{"resolution": 64, "dt_scale": 0.5, "metrics": {...}}` for each grid that it was evaluated on;
             `dt_scale` is None for models that are not told the grid spacing.
+        spectra: `{"step": 40, "samples": 20, "truth": [...], "error": [...]}`, mean power over the test samples at
+            wavenumbers 1, 2, ...; `step` is None for pairs.
+        test_samples: how many samples of the test set it was measured on; None for all.
         notes: what a reader of the tables must know of the setting.
         origin: where the record came from, for messages.
     """
@@ -56,11 +60,18 @@ class Record:
     hardware: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     fields: list[dict[str, Any]] = field(default_factory=list)
+    spectra: list[dict[str, Any]] = field(default_factory=list)
     transfer: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     parameters: int | None = None
     best_epoch: int | None = None
+    test_samples: int | None = None
     origin: str = ""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the record says how it was trained on the data; what solves each sample by itself says "solver"."""
+        return bool(self.config) and "solver" not in self.config
 
 
 REQUIRED = ("experiment", "variant", "role", "seed", "primary_metric", "metrics")
@@ -68,12 +79,12 @@ TEXTS = (
     *("experiment", "variant", "role", "primary_metric", "recipe", "title", "experiment_label"),
     *("budget", "model", "command", "date"),
 )
-WHOLE_NUMBERS = ("seed", "parameters", "best_epoch")
+WHOLE_NUMBERS = ("seed", "parameters", "best_epoch", "test_samples")
 MAPPINGS = (
     *("metrics", "arguments", "config", "data", "factor", "paper", "paper_ratio", "curves"),
     *("time", "memory", "hardware", "versions"),
 )
-LISTS = ("fields", "transfer", "notes")
+LISTS = ("fields", "spectra", "transfer", "notes")
 
 
 def parse_record(content: object, origin: str) -> Record:
@@ -130,6 +141,8 @@ def parse_record(content: object, origin: str) -> Record:
     _check_curves(record.curves, origin)
     for sample in record.fields:
         _check_sample(sample, origin)
+    for spectrum in record.spectra:
+        _check_spectrum(spectrum, origin)
     return record
 
 
@@ -165,6 +178,17 @@ def _check_curves(curves: Mapping[str, Any], origin: str) -> None:
         places = curves.get("rollout_step" if name.startswith("rollout") else "epoch")
         if values and places and len(values) != len(places):
             raise ValueError(f"{origin}: curves.{name} has {len(values)} values for {len(places)} places")
+
+
+def _check_spectrum(spectrum: object, origin: str) -> None:
+    if isinstance(spectrum, dict) and isinstance(spectrum.get("samples"), int):
+        truth, error = spectrum.get("truth"), spectrum.get("error")
+        alike = isinstance(truth, list) and isinstance(error, list) and len(truth) == len(error)
+        if alike and all(_number(value) for values in (truth, error, [spectrum.get("step")]) for value in values or ()):
+            return
+    raise ValueError(
+        f"{origin}: expected each of spectra to hold samples, and truth and error of one length, got {spectrum!r:.60}"
+    )
 
 
 def _check_sample(sample: object, origin: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 
 from kinn.report.records import Experiment
 
@@ -34,17 +35,37 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scale:
-    """A colour map with its limits, common to every panel that it is used for."""
+    """A colour map with its limits, common to every panel that it is used for; a logarithmic one shows sizes only."""
 
     cmap: str
     low: float
     high: float
     clipped: bool = False
+    log: bool = False
+
+    @property
+    def norm(self) -> Normalize:
+        """From values to the colour map."""
+        return (LogNorm if self.log else Normalize)(self.low, self.high)
 
     def mappable(self) -> ScalarMappable:
         """What a colour bar is drawn from."""
-        return ScalarMappable(Normalize(self.low, self.high), self.cmap)
+        return ScalarMappable(self.norm, self.cmap)
 
+    def shown(self, array: np.ndarray) -> np.ndarray:
+        """What a panel draws of an array: on a logarithmic scale sizes, none below its lower end."""
+        return np.maximum(np.abs(array), self.low) if self.log else array
+
+    @property
+    def extend(self) -> Literal["neither", "both", "min"]:
+        """The ends of the colour bar beyond which values lie."""
+        if self.log:
+            return "both" if self.clipped else "min"
+        return "both" if self.clipped else "neither"
+
+
+UNLIKE = 4
+"""Times that errors may differ on a linear scale."""
 
 Shots = dict[str, Shot]
 """One moment, by variant."""
@@ -71,9 +92,9 @@ def field_scale(truths: Iterable[np.ndarray], predictions: Iterable[np.ndarray] 
     colour bar ends in arrows.
 
     >>> field_scale([np.array([[-1.0, 3.0]])])
-    Scale(cmap='RdBu_r', low=-3.0, high=3.0, clipped=False)
+    Scale(cmap='RdBu_r', low=-3.0, high=3.0, clipped=False, log=False)
     >>> field_scale([np.array([[1.0, 3.0]])], [np.array([[1.0, 3.5]]), np.array([[1.0, 99.0]])])
-    Scale(cmap='viridis', low=1.0, high=5.0, clipped=True)
+    Scale(cmap='viridis', low=1.0, high=5.0, clipped=True, log=False)
     """
     low, high = _range(truths)
     signed = low < 0 < high and min(-low, high) > 0.1 * max(-low, high)
@@ -93,12 +114,18 @@ def _range(arrays: Iterable[np.ndarray], otherwise: tuple[float, float] = (0.0, 
 
 
 def error_scale(shots: Collection[Shot]) -> Scale:
-    """One scale for the errors of all variants, symmetric about zero, up to the largest one.
+    """One scale for the errors of all variants and steps, up to the largest one, or to twice the largest truth.
 
-    It stops at twice the largest truth, as that of the fields does.
+    Where the root mean squares of two errors differ more than fourfold, a linear scale leaves the smaller one blank. It
+    is then logarithmic in the error's size and begins at half the smallest root mean square. Else it is linear and
+    symmetric about zero.
     """
     low, high = _range((shot.error for shot in shots), (-1.0, 1.0))
     bottom, top = _range(shot.truth for shot in shots)
     largest, cap = max(-low, high), 2 * max(-bottom, top)
-    size = min(largest, cap) if cap > 0 else largest
-    return Scale("PuOr", -(size or 1.0), size or 1.0, largest > size)
+    size = (min(largest, cap) if cap > 0 else largest) or 1.0
+    means = [float(np.sqrt(np.nanmean(np.where(np.isfinite(shot.error), shot.error, np.nan) ** 2))) for shot in shots]
+    sizes = [mean for mean in means if mean > 0]
+    if sizes and max(sizes) > UNLIKE * min(sizes):
+        return Scale("magma_r", min(sizes) / 2, size, largest > size, log=True)
+    return Scale("PuOr", -size, size, largest > size)

@@ -156,9 +156,14 @@ def log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     axis, limits = (axes.xaxis, axes.get_xlim()) if which == "x" else (axes.yaxis, axes.get_ylim())
     axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
     decades = np.log10(limits[1] / limits[0]) if min(limits) > 0 else 9.0
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,), numticks=12))
+    axis.set_major_locator(LogLocator(subs=log_steps(*limits), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value, powers=decades > 4)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def log_steps(low: float, high: float) -> tuple[float, ...]:
+    """The ticks of a decade: more of them where a logarithmic scale spans less than two."""
+    return (1.0, 2.0, 5.0) if low > 0 and high < 100 * low else (1.0,)
 
 
 def plain_number(value: float, *, powers: bool = False) -> str:

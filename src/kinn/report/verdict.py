@@ -114,6 +114,9 @@ def _cost(ours: Variant, baseline: Variant) -> Iterator[str]:
     if mine and theirs and theirs.mean > 0:
         whose = "its" if parts else f"{baseline.name}’s"
         parts.append(f"took {mine.mean / theirs.mean:.2f} times {whose} training time")
+        told = [v.published("train_seconds") for v in (ours, baseline)]
+        if told[0] and told[1]:
+            parts[-1] += f" (paper: {told[0] / told[1]:.2f} times)"
     if parts:
         yield f"{ours.name} {' and '.join(parts)}."
 
@@ -124,12 +127,12 @@ def _unlike(experiment: Experiment) -> Iterator[str]:
         return
     if len({tuple(r.seed for r in v.records) for v in experiment.variants}) > 1:
         yield "Not like for like: the variants were not run with the same seeds."
+    if experiment.caveat:
+        yield f"Not like for like: {experiment.caveat}"
     differing: dict[str, None] = {}
     for seed in sorted({r.seed for r in experiment.records}):
         runs = [
-            flatten({"data": r.data, "config": r.config})
-            for r in experiment.records
-            if r.seed == seed and r.config  # without: it was not trained
+            flatten({"data": r.data, "config": r.config}) for r in experiment.records if r.seed == seed and r.trained
         ]
         for key in dict.fromkeys(key for run in runs for key in run):
             if len({repr(run.get(key)) for run in runs}) > 1:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from kinn.data import OperatorDataset, TrajectoryDataset, TrajectoryWindows
 from kinn.metrics import FieldErrors
+from kinn.spectrum import power_spectrum
 from kinn.train.loading import Items
 from kinn.train.prediction import Rollout, TrainedModel
 
@@ -50,6 +52,36 @@ class Scores:
         return {**self.physical.compute(), **normalized}
 
 
+class Spectra:
+    """Power spectra of truth and error, in physical units, averaged over a set, batch by batch.
+
+    Args:
+        steps: of the rollout, 1 the first, -1 the last; None for pairs, of fields without a time axis.
+    """
+
+    def __init__(self, steps: Sequence[int] | None) -> None:
+        self.steps, self.samples = steps, 0
+        self.sums: dict[int | None, dict[str, Any]] = {}
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Take in a batch, `(B, T, C, *grid)` or without the time; of the channels the first counts."""
+        moments = [None] if self.steps is None else [step_index(s, truth.shape[1]) + 1 for s in self.steps]
+        self.samples += len(truth)
+        for step in moments:
+            sums = self.sums.setdefault(step, {"truth": 0.0, "error": 0.0})
+            for name, values in (("truth", truth), ("error", prediction - truth)):
+                images = (values if step is None else values[:, step - 1])[:, 0].double().cpu().numpy()
+                sums[name] = sums[name] + power_spectrum(images, images.ndim - 1)[1].sum(axis=0)
+
+    def compute(self) -> list[dict[str, Any]]:
+        """By step, as a result record holds them: `samples`, and the powers of wavenumbers 1, 2, ... to five digits."""
+        found = []
+        for step, sums in self.sums.items():
+            means = {name: _rounded(total / self.samples) for name, total in sums.items()}
+            found.append({"step": step, "samples": self.samples, **means})
+        return found
+
+
 @dataclass
 class Evaluation:
     """What `evaluate` found.
@@ -59,12 +91,14 @@ class Evaluation:
         rollout_relative_l2: mean over samples of the relative L2 error at each step, in physical units; empty for
             one-shot operators.
         fields: sample fields, as the result records hold them (see `evaluate`).
+        spectra: mean power spectra of truth and error, as they hold them (see `Spectra`).
         seconds: of the evaluation.
     """
 
     metrics: dict[str, float]
     rollout_relative_l2: list[float] = field(default_factory=list)
     fields: list[dict[str, Any]] = field(default_factory=list)
+    spectra: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -77,6 +111,7 @@ def evaluate(
     dt_scale: float = 1.0,
     field_samples: Sequence[int] = (),
     field_steps: Sequence[int] = (-1,),
+    spectra: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a model on a data set; rollouts go from the first frames of each trajectory to its end.
@@ -92,6 +127,7 @@ def evaluate(
             and `input`, `truth`, `prediction`: nested lists, 5 significant digits, of the first channel (and the middle
             slice of 3-D grids).
         field_steps: the rollout's steps to return them at; 1 is the first, -1 the last.
+        spectra: whether to return the mean power spectra over all samples, at the same steps.
         progress: called with (samples done, all samples).
 
     Raises:
@@ -104,10 +140,14 @@ def evaluate(
     trained.model.eval()
     try:
         scores, done = Scores(rollout=trained.rollout is not None), 0
+        powers = Spectra(None if trained.rollout is None else field_steps)
         # a generator of its own: a loader draws a seed for workers even where it has none
         for given, truth in DataLoader(items, batch_size=batch_size, generator=torch.Generator()):
             given, truth = given.to(trained.device), truth.to(trained.device)
-            scores.update(trained, trained.predict_normalized(given, truth.shape[1], dt_scale=dt_scale), truth)
+            prediction = trained.predict_normalized(given, truth.shape[1], dt_scale=dt_scale)
+            scores.update(trained, prediction, truth)
+            if spectra:
+                powers.update(trained.output_normalizer.decode(prediction), truth)
             done += len(given)
             if progress is not None:
                 progress(done, len(dataset))
@@ -118,6 +158,7 @@ def evaluate(
         metrics=scores.compute(),
         rollout_relative_l2=[] if trained.rollout is None else scores.physical.relative_l2_per_step(),
         fields=fields,
+        spectra=powers.compute(),
         seconds=time.perf_counter() - started,
     )
 
@@ -163,12 +204,22 @@ def _sample_fields(
             found.append(sample_field(f"sample {sample}", None, given[0, 0], truth[0, 0], prediction[0, 0]))
             continue
         for step in steps:
-            index = step - 1 if step > 0 else truth.shape[1] + step
-            if step == 0 or not 0 <= index < truth.shape[1]:
-                raise IndexError(f"there is no rollout step {step}: steps count from 1 to {truth.shape[1]}")
+            index = step_index(step, truth.shape[1])
             fields = given[0, -1, 0], truth[0, index, 0], prediction[0, index, 0]
             found.append(sample_field(f"sample {sample}", index + 1, *fields))
     return found
+
+
+def step_index(step: int, steps: int) -> int:
+    """Where a rollout's step lies on the time axis; 1 is the first, -1 the last.
+
+    Raises:
+        IndexError: if the rollout has no such step.
+    """
+    index = step - 1 if step > 0 else steps + step
+    if step == 0 or not 0 <= index < steps:
+        raise IndexError(f"there is no rollout step {step}: steps count from 1 to {steps}")
+    return index
 
 
 def sample_field(label: str, step: int | None, given: Tensor, truth: Tensor, prediction: Tensor) -> dict[str, Any]:
@@ -180,5 +231,8 @@ def sample_field(label: str, step: int | None, given: Tensor, truth: Tensor, pre
 def _rounded_image(values: Tensor) -> list[list[float]]:
     while values.dim() > 2:
         values = values[len(values) // 2]
-    rows = values.reshape(-1, values.shape[-1]).tolist()
-    return [[float(f"{number:.5g}") for number in row] for row in rows]
+    return [_rounded(row) for row in values.reshape(-1, values.shape[-1])]
+
+
+def _rounded(values: Tensor | np.ndarray) -> list[float]:
+    return [float(f"{number:.5g}") for number in values.tolist()]

@@ -162,7 +162,7 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
         (["train", "--data", "{0}/p.h5", "--output", "x", "--model", "Net"], "known models: CNO, FKNO, FNO"),
         (
             ["train", "--data", "{0}/p.h5", "--output", "x", "--model-arguments.wings", "2"],
-            "no argument 'wings'",
+            "argument 'wings'; its arguments are in_channels, out_channels,",
         ),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--lr", "fast"], "--lr: Expected a float. Got value: fast"),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--lr", "-1"], "lr must be above 0, but is -1.0"),

@@ -9,8 +9,6 @@ from jsonargparse import ActionConfigFile, Namespace
 from kinn.cli.parser import Commands, Parser, value_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from kinn.data import OperatorDataset, TrajectoryDataset
     from kinn.train import OperatorTask, OptimizerSettings, RolloutTask, TrainSettings
 
@@ -242,51 +240,24 @@ def _loaded(data: Any) -> Any:
 def _task(
     options: Namespace, arguments: dict[str, Any], train: Any, optimizer: OptimizerSettings
 ) -> OperatorTask | RolloutTask:
-    from kinn.data import Identity, MinMax, Standard, TrajectoryDataset
-    from kinn.train import OperatorTask, Rollout, RolloutTask
+    from kinn.data import TrajectoryDataset
+    from kinn.train import Rollout, build_task
 
-    kind = {"standard": Standard, "min-max": MinMax, "none": Identity}[options.normalize]
+    forecast: dict[str, Any] = {}
     if isinstance(train, TrajectoryDataset):
-        channels = {"in_channels": options.history * train.channels, "out_channels": train.channels}
-        return RolloutTask(
-            _model(options.model, {**channels, **arguments}, options.seed),
-            normalizer=kind.fit(train),
-            rollout=Rollout(n_history=options.history, predict_increment=options.predict_increment),
-            unroll=options.unroll,
-            window_stride=options.window_stride,
-            input_noise=options.input_noise,
-            loss=options.loss or "relative_l2",
-            loss_units=options.loss_units,
-            optimizer=optimizer,
-        )
-    channels = {"in_channels": train.in_channels, "out_channels": train.out_channels}
-    return OperatorTask(
-        _model(options.model, {**channels, **arguments}, options.seed),
-        input_normalizer=kind.fit(train.inputs),
-        output_normalizer=kind.fit(train.outputs),
-        loss=options.loss or "relative_l1",
+        forecast = {name: options[name] for name in ("unroll", "window_stride", "input_noise")}
+        forecast["rollout"] = Rollout(n_history=options.history, predict_increment=options.predict_increment)
+    return build_task(
+        options.model,
+        arguments,
+        train,
+        seed=options.seed,
+        normalize=options.normalize,
+        loss=options.loss,
         loss_units=options.loss_units,
         optimizer=optimizer,
+        **forecast,
     )
-
-
-def _model(name: str, arguments: dict[str, Any], seed: int) -> nn.Module:
-    import inspect
-
-    import torch
-
-    import kinn.models
-
-    if name in kinn.models.model_names():
-        known = list(inspect.signature(getattr(kinn.models, name)).parameters)
-        for key in arguments:
-            if key not in known:
-                raise ValueError(f"{name} has no argument '{key}'; it has {', '.join(known)}")
-    torch.manual_seed(seed)
-    try:
-        return kinn.models.build(name, arguments)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{name} cannot be built with {arguments}: {error}") from error
 
 
 def _optimizer(options: Namespace) -> OptimizerSettings:

@@ -10,19 +10,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import nn
-
-from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDataset
-from kinn.models import build
+from kinn.data import TrajectoryDataset
 from kinn.recipes.experiment import Experiment, Variant
 from kinn.recipes.loading import Data, file_identity, load_parts, load_transfer
 from kinn.train import (
     FitResult,
     OperatorTask,
-    OptimizerSettings,
     RolloutTask,
     TrainSettings,
+    build_task,
     date,
     evaluate,
     fit,
@@ -31,8 +27,6 @@ from kinn.train import (
     write_record,
 )
 from kinn.train.settings import chosen_device
-
-_NORMALIZERS = {"none": Identity, "min-max": MinMax, "standard": Standard}
 
 
 def run_experiment(
@@ -178,12 +172,20 @@ def train_variant(
         folder: for checkpoints; a run that stopped there goes on.
         progress: show a progress bar.
     """
-    channels = _channels(experiment, parts["train"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = build(variant.model, {**channels, **variant.arguments})
-    task = _task(experiment, experiment.optimizer_of(variant), model, parts["train"])
-    return task, fit(task, parts["train"], parts["validation"], settings, folder, title=variant.name, progress=progress)
+    train, forecast = parts["train"], {}
+    if isinstance(train, TrajectoryDataset):
+        forecast = {name: getattr(experiment, name) for name in ("rollout", "unroll", "window_stride", "input_noise")}
+    task = build_task(
+        variant.model,
+        variant.arguments,
+        train,
+        seed=settings.seed,
+        normalize=experiment.normalize,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer_of(variant),
+        **forecast,
+    )
+    return task, fit(task, train, parts["validation"], settings, folder, title=variant.name, progress=progress)
 
 
 def _train(
@@ -220,30 +222,6 @@ def _train(
     }
 
 
-def _task(
-    experiment: Experiment, optimizer: OptimizerSettings, model: nn.Module, train: Data
-) -> OperatorTask | RolloutTask:
-    normalizer = _NORMALIZERS[experiment.normalize]
-    if isinstance(train, OperatorDataset):
-        return OperatorTask(
-            model,
-            input_normalizer=normalizer.fit(train.inputs),
-            output_normalizer=normalizer.fit(train.outputs),
-            loss=experiment.loss,
-            optimizer=optimizer,
-        )
-    return RolloutTask(
-        model,
-        normalizer=normalizer.fit(train),
-        rollout=experiment.rollout,
-        unroll=experiment.unroll,
-        window_stride=experiment.window_stride,
-        input_noise=experiment.input_noise,
-        loss=experiment.loss,
-        optimizer=optimizer,
-    )
-
-
 def _transfer(experiment: Experiment, task: OperatorTask | RolloutTask, resolution: int, data: Data) -> dict[str, Any]:
     """The trained model on another grid; models that know the distance of the grid points are told it."""
     scaled = "dt_scale" in inspect.signature(task.model.forward).parameters
@@ -256,10 +234,3 @@ def _transfer(experiment: Experiment, task: OperatorTask | RolloutTask, resoluti
         "dt_scale": dt_scale if scaled else None,
         "metrics": found.metrics,
     }
-
-
-def _channels(experiment: Experiment, train: Data) -> dict[str, int]:
-    if isinstance(train, TrajectoryDataset):
-        assert experiment.rollout is not None
-        return {"in_channels": experiment.rollout.n_history * train.channels, "out_channels": train.channels}
-    return {"in_channels": train.in_channels, "out_channels": train.out_channels}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kinn.train import OperatorTask, OptimizerSettings, RolloutTask, TrainSettings
 
 _IN_MEMORY_BYTES = 2 * 2**30
+_FORECAST = {"history": 10, "unroll": 3, "window_stride": 1, "predict_increment": False, "input_noise": 0.0}
 
 
 def add(commands: Commands) -> None:
@@ -88,13 +89,16 @@ def _add_model(parser: Parser) -> None:
 
 def _add_forecast(parser: Parser) -> None:
     group = parser.add_argument_group("Forecasting (trajectories only)")
-    group.add_argument("--history", type=int, default=10, help="frames that the model sees")
-    group.add_argument("--unroll", type=int, default=3, help="steps predicted in a row while training")
-    group.add_argument("--window-stride", type=int, default=1, help="frames from one training window to the next")
-    group.add_argument("--predict-increment", type=bool, default=False, help="learn the change, not the next frame")
-    group.add_argument(
-        "--input-noise", type=float, default=0.0, help="added to training windows: standard deviation, normalised units"
-    )
+
+    def add(name: str, kind: Any, what: str) -> None:  # None tells that it was not given: pairs have no use for it
+        default = _FORECAST[name.replace("-", "_")]
+        group.add_argument(f"--{name}", type=kind | None, default=None, help=f"{what} (default: {default})")
+
+    add("history", int, "frames that the model sees")
+    add("unroll", int, "steps predicted in a row while training")
+    add("window-stride", int, "frames from one training window to the next")
+    add("predict-increment", bool, "learn the change, not the next frame")
+    add("input-noise", float, "added to training windows: standard deviation, normalised units")
 
 
 def _add_optimizer(parser: Parser) -> None:
@@ -200,7 +204,8 @@ def _train(options: Namespace) -> int:
     # settings first: a slip in them should not wait for the data
     optimizer, training = _optimizer(options), _training(options)
     parts = _parts(options)
-    task = _task(options, config["model_arguments"], parts["train"], optimizer)
+    config.update(_forecast(options, parts["train"]))
+    task = _task(config, parts["train"], optimizer)
     parameters = sum(p.numel() for p in task.model.parameters())
     print(
         f"{options.model}, {parameters:,} parameters, on {parts['train']!r}; validation on {len(parts['validation'])}"
@@ -237,27 +242,32 @@ def _loaded(data: Any) -> Any:
     return data.in_memory() if data.n_bytes <= _IN_MEMORY_BYTES else data
 
 
-def _task(
-    options: Namespace, arguments: dict[str, Any], train: Any, optimizer: OptimizerSettings
-) -> OperatorTask | RolloutTask:
+def _forecast(options: Namespace, train: Any) -> dict[str, Any]:
+    """The options of a forecast, defaults filled in; none for pairs."""
+    from kinn.data import TrajectoryDataset
+
+    given = {name: options[name] for name in _FORECAST if options[name] is not None}
+    if isinstance(train, TrajectoryDataset):
+        return {**_FORECAST, **given}
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+        raise ValueError(
+            f"got {names}, which forecasts take, but {options.data} holds pairs of fields without a time axis: leave "
+            "it out, on the command line and in --config"
+        )
+    return {}
+
+
+def _task(config: dict[str, Any], train: Any, optimizer: OptimizerSettings) -> OperatorTask | RolloutTask:
     from kinn.data import TrajectoryDataset
     from kinn.train import Rollout, build_task
 
     forecast: dict[str, Any] = {}
     if isinstance(train, TrajectoryDataset):
-        forecast = {name: options[name] for name in ("unroll", "window_stride", "input_noise")}
-        forecast["rollout"] = Rollout(n_history=options.history, predict_increment=options.predict_increment)
-    return build_task(
-        options.model,
-        arguments,
-        train,
-        seed=options.seed,
-        normalize=options.normalize,
-        loss=options.loss,
-        loss_units=options.loss_units,
-        optimizer=optimizer,
-        **forecast,
-    )
+        forecast = {name: config[name] for name in ("unroll", "window_stride", "input_noise")}
+        forecast["rollout"] = Rollout(n_history=config["history"], predict_increment=config["predict_increment"])
+    how = {name: config[name] for name in ("seed", "normalize", "loss", "loss_units")}
+    return build_task(config["model"], config["model_arguments"], train, optimizer=optimizer, **how, **forecast)
 
 
 def _optimizer(options: Namespace) -> OptimizerSettings:

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from kinn.data import TrajectoryDataset
 from kinn.recipes.experiment import Experiment, Variant
-from kinn.recipes.loading import Data, file_identity, load_parts, load_transfer
+from kinn.recipes.grids import Data
+from kinn.recipes.loading import file_identity, load_parts, load_public_transfer, load_transfer
 from kinn.train import (
     FitResult,
     OperatorTask,
@@ -61,10 +62,13 @@ def run_experiment(
         folder = output / "data"
         where = {"progress": progress, "device": "cuda" if chosen_device(device).type == "cuda" else "cpu"}
         parts = load_parts(experiment, folder, public, **where)
-        transfer = {}
-        for resolution in () if public else experiment.resolutions:
-            source = experiment.transfer_source(resolution)
-            transfer[resolution] = load_transfer(source, folder, **where)
+        if public:
+            transfer, why_none = load_public_transfer(experiment, public[0])
+            if why_none:
+                experiment = replace(experiment, notes=(*experiment.notes, why_none))
+        else:
+            sources = {resolution: experiment.transfer_source(resolution) for resolution in experiment.resolutions}
+            transfer = {resolution: load_transfer(source, folder, **where) for resolution, source in sources.items()}
         for variant, seed, path, header in left:
             run = output / "runs" / experiment.name / path.stem
             settings = replace(experiment.training, seed=seed, device=cast(Any, device), devices=devices)
@@ -87,7 +91,7 @@ def run_experiment(
                 paths.remove(path)
                 continue
             where = {"hardware": hardware(), "versions": versions(), "date": date()}
-            write_record(path, {**header, **result, **where})
+            write_record(path, {**header, "notes": experiment.notes, **result, **where})
     return paths
 
 
@@ -102,7 +106,9 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "window_stride": experiment.window_stride,
         "input_noise": experiment.input_noise,
     }
-    data = {"files": [file_identity(path) for path in public]} if public else experiment.source.parameters
+    data = experiment.source.parameters
+    if public:
+        data = {"files": [file_identity(path) for path in public], "resolution": data["resolution"]}
     config = {
         "loss": experiment.loss,
         "normalize": experiment.normalize,
@@ -118,7 +124,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "seed": seed,
         "data": {**data, **experiment.sizes},
         "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
-        "resolutions": [] if public else experiment.resolutions,
+        "resolutions": experiment.resolutions,
         "config": config if variant.solve is None else {},  # what is not trained has its arguments
     }
 
@@ -173,6 +179,8 @@ def train_variant(
         progress: show a progress bar.
     """
     train, forecast = parts["train"], {}
+    # constants that we computed of a whole file know its test samples: not for training
+    published = {} if "ranges_of" in train.metadata else train.metadata
     if isinstance(train, TrajectoryDataset):
         forecast = {name: getattr(experiment, name) for name in ("rollout", "unroll", "window_stride", "input_noise")}
     task = build_task(
@@ -181,6 +189,7 @@ def train_variant(
         train,
         seed=settings.seed,
         normalize=experiment.normalize,
+        ranges=published,
         loss=experiment.loss,
         optimizer=experiment.optimizer_of(variant),
         **forecast,

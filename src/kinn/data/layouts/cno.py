@@ -20,6 +20,7 @@ from kinn.data.samples import Samples
 from kinn.data.stores import GroupFileStore
 
 _RANGES = {"inp": "input_range", "out": "output_range"}
+_RANGES_OF = "ranges_of"
 
 
 def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
@@ -40,6 +41,8 @@ def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
             metadata[key] = tuple(
                 number(np.asarray(file[f"{end}_{part}"]), f"{end}_{part} in {path}") for end in ("min", "max")
             )
+    if _RANGES_OF in file.attrs:
+        metadata[_RANGES_OF] = str(file.attrs[_RANGES_OF])
     return OperatorDataset(*samples, metadata=metadata)
 
 
@@ -63,3 +66,7 @@ def write_cno(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
         for name, key in _RANGES.items():
             # a part of a file keeps the file's constants: they are the normalisation that models were trained with
             file[f"min_{name}"], file[f"max_{name}"] = pairs.metadata.get(key, found[name])
+        if not pairs.metadata.keys() >= set(_RANGES.values()):
+            file.attrs[_RANGES_OF] = "all samples"
+        elif _RANGES_OF in pairs.metadata:
+            file.attrs[_RANGES_OF] = pairs.metadata[_RANGES_OF]

@@ -1,8 +1,4 @@
-"""CNO's Poisson files (HDF5).
-
-A group `Sample_<n>` per pair with `input` and `output`; `min_inp`, `max_inp`, `min_out`, `max_out` become
-`metadata["input_range"]` and `metadata["output_range"]`.
-"""
+"""CNO's Poisson files (HDF5): a group per pair, and the constants of CNO's normalisation."""
 
 from __future__ import annotations
 
@@ -24,6 +20,23 @@ _RANGES_OF = "ranges_of"
 
 
 def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
+    """Source and potential on the unit square, in the units of `-Laplace u = f`, one channel each.
+
+    - `Sample_<n>/input`, `Sample_<n>/output`: `(s, s)`, also with axes of length one or flat, `(s * s,)`.
+    - `min_inp`, `max_inp`, `min_out`, `max_out`: numbers in the same units, the ends that CNO maps to 0 and 1; they
+      become `metadata["input_range"]` and `metadata["output_range"]`. In a file that we wrote the attribute `ranges_of`
+      tells that they are those of all its samples.
+
+    The file does not state its points; CNO's code takes them as nodes `i / (s - 1)`, both ends included.
+
+    Args:
+        path: of the file.
+        file: the same, open.
+        groups: names of the samples' groups, in their order.
+
+    Raises:
+        ValueError: if an array is missing or no square, or a constant no number.
+    """
     samples = []
     for name in ("input", "output"):
         array = file.get(f"{groups[0]}/{name}")
@@ -47,6 +60,11 @@ def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
 
 
 def write_cno(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    """Write what `open_cno` reads; `tick` gets the number of samples written.
+
+    Raises:
+        ValueError: if the data are no pairs of one channel each on a square grid.
+    """
     pairs = fitting_pairs(dataset, "cno")
     if pairs.grid[0] != pairs.grid[1]:
         raise ValueError(f"layout 'cno' holds fields on a square grid, but the data are {dataset!r}")

@@ -67,6 +67,7 @@ def test_the_saved_configuration_replays_the_run(folder):
     assert (folder / "run" / "config.yaml").read_text() == (folder / "replay" / "config.yaml").read_text()
     config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
     assert config["model_arguments"] == {"width": 6, "n_modes": [3, 3]}
+    assert config["history"] is None  # pairs have no use for it
 
 
 def test_the_seed_reaches_the_initial_weights(folder):
@@ -85,6 +86,9 @@ def test_trajectories_train_a_forecaster(tmp_path, capsys):
     trained = load_model(tmp_path / "run" / "model.safetensors")
     assert trained.rollout is not None
     assert (trained.rollout.n_history, trained.rollout.predict_increment) == (3, True)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    forecast = {"history": 3, "unroll": 2, "window_stride": 1, "predict_increment": True, "input_noise": 0}
+    assert forecast.items() <= config.items()
     assert trained.metadata["arguments"]["in_channels"] == 3
     capsys.readouterr()
     assert main(["evaluate", f"{tmp_path}/run/model.safetensors", f"{tmp_path}/flow.h5"]) == 0
@@ -176,7 +180,7 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
         (["train", "--data", "{0}/p.h5", "--output", "x", "--model", "Net"], "known models: CNO, FKNO, FNO"),
         (
             ["train", "--data", "{0}/p.h5", "--output", "x", "--model-arguments.wings", "2"],
-            "no argument 'wings'",
+            "argument 'wings'; its arguments are in_channels, out_channels,",
         ),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--lr", "fast"], "--lr: Expected a float. Got value: fast"),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--lr", "-1"], "lr must be above 0, but is -1.0"),
@@ -189,6 +193,10 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
             "--model: takes a value of its own, and has no option .order",
         ),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--lrate", "1"], "unrecognized arguments: --lrate 1"),
+        (
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--history", "10", "--window-stride", "2"],
+            "got --history 10, --window-stride 2, which forecasts take, but",
+        ),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "2"], "between 0 and 1, or a data file"),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "0.99"], "too few for training"),
         (["train", "--data", "{0}/p.h5", "--output", "{0}/p.h5"], "should be a folder for the run, but is a file"),

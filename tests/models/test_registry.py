@@ -23,7 +23,9 @@ def test_arguments_are_bound_with_defaults_and_plain() -> None:
 def test_unknown_names_and_arguments() -> None:
     with pytest.raises(ValueError, match="unknown model 'FON'; known models: CNO, FKNO, FNO, "):
         build("FON", {})
-    with pytest.raises(ValueError, match="FNO: got an unexpected keyword argument 'depth'"):
+    with pytest.raises(
+        ValueError, match="FNO: got an unexpected keyword argument 'depth'; its arguments are in_channels, "
+    ):
         build("FNO", {"in_channels": 1, "out_channels": 1, "depth": 3})
     with pytest.raises(ValueError, match="FNO: missing a required argument: 'out_channels'"):
         build("FNO", {"in_channels": 1})

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import h5py
-import numpy as np
 import pytest
 import torch
 
 from kinn import recipes
-from kinn.data import generate_navier_stokes, generate_poisson, open_dataset
+from kinn.data import generate_navier_stokes, generate_poisson
 from kinn.data.stores import ArrayFileStore
 from kinn.models import model_names
 from kinn.recipes import loading, runner
@@ -220,38 +218,6 @@ def test_further_tests_are_measured_and_part_of_what_a_record_is(tmp_path):
         run(POISSON, tmp_path)
 
 
-def test_public_files_take_the_place_of_generated_ones(tmp_path):
-    """Twice as fine as the experiment's grid: every other point is kept, and nothing is generated."""
-    public = [tmp_path / "in.h5", tmp_path / "out.h5"]
-    for path, modes in zip(public, (4, 6)):
-        generate_poisson(path, samples=12, resolution=32, max_mode=modes)
-    experiment = replace(POISSON, tests={"beyond": POISSON.source}, resolutions=(16,), variants=POISSON.variants[:1])
-    record = json.loads(run(experiment, tmp_path / "run", public=public)[0].read_text())
-    found = record["data"].pop("files")
-    assert [(file["name"], file["bytes"]) for file in found] == [(path.name, path.stat().st_size) for path in public]
-    assert found[0]["checksum"] != found[1]["checksum"]
-    assert record["data"] == POISSON.sizes
-    assert record["command"].endswith("--data in.h5 out.h5")
-    assert record["transfer"] == []
-    assert not (tmp_path / "run" / "data").exists()
-    given = open_dataset(public[0])[10][0][0, ::2, ::2]  # the first test sample
-    assert torch.tensor(record["fields"][0]["input"]) == pytest.approx(given.numpy(), rel=1e-4, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("files", "change", "message"),
-    [
-        (1, {}, r"reads 2 files \(the data, beyond\), but 1 were given"),
-        (2, {"sizes": {"train": 11, "validation": 1, "test": 1}}, "holds 12 samples, but this budget takes 13"),
-        (2, {"source": POISSON.source.but("x", resolution=24)}, r"grid \(16, 16\), but this budget takes 24"),
-    ],
-)
-def test_public_files_that_do_not_fit(tmp_path, files, change, message):
-    path = generate_poisson(tmp_path / "in.h5", samples=12, resolution=16, max_mode=4)
-    with pytest.raises(ValueError, match=message):
-        run(replace(POISSON, tests={"beyond": POISSON.source}, **change), tmp_path / "run", public=[path] * files)
-
-
 def test_experiments_of_the_same_data_share_the_file(tmp_path):
     run(FLOW, tmp_path)
     run(replace(FLOW, name="another", unroll=1), tmp_path)
@@ -292,42 +258,6 @@ def test_a_record_does_not_depend_on_whether_steps_are_compiled():
         return runner._identity(experiment, experiment.variants[0], 0)
 
     assert identity("kernels") == identity("none")
-
-
-def test_a_public_file_of_another_kind_is_refused_before_any_training(tmp_path):
-    flow, pairs = tmp_path / "flow.h5", tmp_path / "pairs.h5"
-    generate_navier_stokes(flow, **FLOW.source.parameters)
-    generate_poisson(pairs, **POISSON.source.parameters)
-    timeless = tmp_path / "timeless.h5"
-    with h5py.File(timeless, "w") as file:
-        file["trajectory"] = np.zeros((4, 6, 1, 16, 16))
-    arrays = tmp_path / "arrays.h5"
-    with h5py.File(arrays, "w") as file:
-        file["input"] = file["output"] = np.zeros((12, 1, 16))
-    solved = replace(FLOW, variants=(replace(FLOW.variants[0], solve=lambda *_, **__: {}),))
-    for experiment, path, message in (
-        (POISSON, flow, "holds data of 'navier-stokes', but experiment 'tiny-poisson' is about 'poisson'"),
-        (FLOW, pairs, "holds data of 'poisson', but experiment 'tiny-flow' is about 'navier-stokes'"),
-        (FLOW, arrays, "holds pairs of fields, but experiment 'tiny-flow' needs trajectories"),
-        (POISSON, timeless, "holds trajectories, but experiment 'tiny-poisson' needs pairs of fields"),
-        (POISSON, arrays, r"has the grid \(16,\), but experiment 'tiny-poisson' needs two axes"),
-        (replace(FLOW, unroll=5), timeless, "has 6 frames, but 'tiny-flow' needs at least 7"),
-        (solved, timeless, "does not tell the times of its frames"),
-    ):
-        with pytest.raises(ValueError, match=rf"{path.name} {message}"):
-            run(experiment, tmp_path / "run", public=[path])
-    assert not (tmp_path / "run" / "runs").exists()
-
-
-def test_another_file_of_the_same_name_is_another_run(tmp_path):
-    files = [tmp_path / name / "data.h5" for name in ("one", "other")]
-    for seed, path in enumerate(files):
-        generate_poisson(path, **{**POISSON.source.parameters, "seed": seed})
-    experiment = replace(POISSON, variants=POISSON.variants[:1])
-    run(experiment, tmp_path / "run", public=files[:1])
-    run(experiment, tmp_path / "run", public=files[:1])
-    with pytest.raises(ValueError, match="is the result of another run: its data is"):
-        run(experiment, tmp_path / "run", public=files[1:])
 
 
 def test_a_device_that_is_not_there_is_refused_before_data_are_made(tmp_path):

@@ -109,6 +109,9 @@ def test_transfer_figure(tables):
     mark = next(line for line in axes.lines if list(line.get_xdata()) == [32, 32])
     assert mark.get_transform() != axes.transData
     assert "UKNO is told the ratio of the grid spacings" in picture.caption
+    assert "and not those of the table" in picture.caption
+    public = [{**record, "data": {**record["data"], "files": [{"name": "x.h5"}]}} for record in records]
+    assert "and those of the table’s test." in next(transfer_pictures(load_records(public)[0])).caption
     for record in records:
         record["transfer"] = record["transfer"][:1]
     assert list(transfer_pictures(load_records(records)[0])) == []

@@ -9,12 +9,11 @@ from jsonargparse import ActionConfigFile, Namespace
 from kinn.cli.parser import Commands, Parser, value_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from kinn.data import OperatorDataset, TrajectoryDataset
     from kinn.train import OperatorTask, OptimizerSettings, RolloutTask, TrainSettings
 
 _IN_MEMORY_BYTES = 2 * 2**30
+_FORECAST = {"history": 10, "unroll": 3, "window_stride": 1, "predict_increment": False, "input_noise": 0.0}
 
 
 def add(commands: Commands) -> None:
@@ -90,13 +89,16 @@ def _add_model(parser: Parser) -> None:
 
 def _add_forecast(parser: Parser) -> None:
     group = parser.add_argument_group("Forecasting (trajectories only)")
-    group.add_argument("--history", type=int, default=10, help="frames that the model sees")
-    group.add_argument("--unroll", type=int, default=3, help="steps predicted in a row while training")
-    group.add_argument("--window-stride", type=int, default=1, help="frames from one training window to the next")
-    group.add_argument("--predict-increment", type=bool, default=False, help="learn the change, not the next frame")
-    group.add_argument(
-        "--input-noise", type=float, default=0.0, help="added to training windows: standard deviation, normalised units"
-    )
+
+    def add(name: str, kind: Any, what: str) -> None:  # None tells that it was not given: pairs have no use for it
+        default = _FORECAST[name.replace("-", "_")]
+        group.add_argument(f"--{name}", type=kind | None, default=None, help=f"{what} (default: {default})")
+
+    add("history", int, "frames that the model sees")
+    add("unroll", int, "steps predicted in a row while training")
+    add("window-stride", int, "frames from one training window to the next")
+    add("predict-increment", bool, "learn the change, not the next frame")
+    add("input-noise", float, "added to training windows: standard deviation, normalised units")
 
 
 def _add_optimizer(parser: Parser) -> None:
@@ -202,7 +204,8 @@ def _train(options: Namespace) -> int:
     # settings first: a slip in them should not wait for the data
     optimizer, training = _optimizer(options), _training(options)
     parts = _parts(options)
-    task = _task(options, config["model_arguments"], parts["train"], optimizer)
+    config.update(_forecast(options, parts["train"]))
+    task = _task(config, parts["train"], optimizer)
     parameters = sum(p.numel() for p in task.model.parameters())
     print(
         f"{options.model}, {parameters:,} parameters, on {parts['train']!r}; validation on {len(parts['validation'])}"
@@ -239,54 +242,32 @@ def _loaded(data: Any) -> Any:
     return data.in_memory() if data.n_bytes <= _IN_MEMORY_BYTES else data
 
 
-def _task(
-    options: Namespace, arguments: dict[str, Any], train: Any, optimizer: OptimizerSettings
-) -> OperatorTask | RolloutTask:
-    from kinn.data import Identity, MinMax, Standard, TrajectoryDataset
-    from kinn.train import OperatorTask, Rollout, RolloutTask
+def _forecast(options: Namespace, train: Any) -> dict[str, Any]:
+    """The options of a forecast, defaults filled in; none for pairs."""
+    from kinn.data import TrajectoryDataset
 
-    kind = {"standard": Standard, "min-max": MinMax, "none": Identity}[options.normalize]
+    given = {name: options[name] for name in _FORECAST if options[name] is not None}
     if isinstance(train, TrajectoryDataset):
-        channels = {"in_channels": options.history * train.channels, "out_channels": train.channels}
-        return RolloutTask(
-            _model(options.model, {**channels, **arguments}, options.seed),
-            normalizer=kind.fit(train),
-            rollout=Rollout(n_history=options.history, predict_increment=options.predict_increment),
-            unroll=options.unroll,
-            window_stride=options.window_stride,
-            input_noise=options.input_noise,
-            loss=options.loss or "relative_l2",
-            loss_units=options.loss_units,
-            optimizer=optimizer,
+        return {**_FORECAST, **given}
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+        raise ValueError(
+            f"got {names}, which forecasts take, but {options.data} holds pairs of fields without a time axis: leave "
+            "it out, on the command line and in --config"
         )
-    channels = {"in_channels": train.in_channels, "out_channels": train.out_channels}
-    return OperatorTask(
-        _model(options.model, {**channels, **arguments}, options.seed),
-        input_normalizer=kind.fit(train.inputs),
-        output_normalizer=kind.fit(train.outputs),
-        loss=options.loss or "relative_l1",
-        loss_units=options.loss_units,
-        optimizer=optimizer,
-    )
+    return {}
 
 
-def _model(name: str, arguments: dict[str, Any], seed: int) -> nn.Module:
-    import inspect
+def _task(config: dict[str, Any], train: Any, optimizer: OptimizerSettings) -> OperatorTask | RolloutTask:
+    from kinn.data import TrajectoryDataset
+    from kinn.train import Rollout, build_task
 
-    import torch
-
-    import kinn.models
-
-    if name in kinn.models.model_names():
-        known = list(inspect.signature(getattr(kinn.models, name)).parameters)
-        for key in arguments:
-            if key not in known:
-                raise ValueError(f"{name} has no argument '{key}'; it has {', '.join(known)}")
-    torch.manual_seed(seed)
-    try:
-        return kinn.models.build(name, arguments)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{name} cannot be built with {arguments}: {error}") from error
+    forecast: dict[str, Any] = {}
+    if isinstance(train, TrajectoryDataset):
+        forecast = {name: config[name] for name in ("unroll", "window_stride", "input_noise")}
+        forecast["rollout"] = Rollout(n_history=config["history"], predict_increment=config["predict_increment"])
+    how = {name: config[name] for name in ("seed", "normalize", "loss", "loss_units")}
+    return build_task(config["model"], config["model_arguments"], train, optimizer=optimizer, **how, **forecast)
 
 
 def _optimizer(options: Namespace) -> OptimizerSettings:

@@ -1,7 +1,7 @@
 """Data sets of fields: a user's own arrays, public file layouts, generated benchmarks, and normalisers."""
 
 from kinn.data.arrays import from_arrays, from_trajectories
-from kinn.data.datasets import OperatorDataset, TrajectoryDataset, TrajectoryWindows, split
+from kinn.data.datasets import OperatorDataset, TrajectoryDataset, TrajectoryWindows
 from kinn.data.export import export_dataset
 from kinn.data.formats import open_dataset
 from kinn.data.generators import (
@@ -11,6 +11,7 @@ from kinn.data.generators import (
     generate_shallow_water,
 )
 from kinn.data.normalizers import Identity, MinMax, Standard, normalizer_from_state
+from kinn.data.parts import split
 
 __all__ = [
     "Identity",

@@ -70,10 +70,11 @@ def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     if name not in _MODELS:
         raise ValueError(f"unknown model {name!r}; known models: {', '.join(model_names())}")
+    signature = inspect.signature(_MODELS[name])
     try:
-        inspect.signature(_MODELS[name]).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{name}: {error}; its arguments are {', '.join(signature.parameters)}") from None
     return _MODELS[name](**arguments)
 
 

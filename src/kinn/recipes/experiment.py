@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from kinn.nn.regridding import Points
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
 
 Progress = Callable[[int, int], None]
@@ -42,10 +43,16 @@ class Source:
         return self.generator.__name__.removeprefix("generate_").replace("_", "-")
 
     @property
+    def points(self) -> Points:
+        """Where the grid points lie: see `kinn.nn.regrid`."""
+        if self.equation == "navier-stokes":
+            return "periodic"
+        return "nodes" if self.equation == "poisson" and self.parameters.get("points") != "centers" else "centres"
+
+    @property
     def spacing(self) -> float:
         """Distance of the grid points, in units of the domain's side."""
-        points = self.parameters["resolution"]
-        return 1 / (points - 1 if self.parameters.get("points") == "nodes" else points)
+        return 1 / (self.parameters["resolution"] - (self.points == "nodes"))
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Experiment:
         field_steps: rollout steps whose fields are kept for pictures; 1 is the first, -1 the last.
         tests: further test sets, such as one out of distribution, under the names of their metrics.
         resolutions: grids on which the trained models are evaluated, too; that of the training is best among them.
-        transfer_samples: how many samples that takes, of a seed of their own.
+        transfer_samples: how many samples that takes, of a seed of their own; of a public file it takes the test part.
         notes: what a reader of the table must know.
     """
 

@@ -8,16 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from kinn.data import OperatorDataset, TrajectoryDataset, from_arrays, from_trajectories, open_dataset, split
-from kinn.data.samples import Samples
+from kinn.data import TrajectoryDataset, open_dataset, split
 from kinn.recipes.experiment import Experiment, Source
+from kinn.recipes.grids import Data, on_grid, why_not
 from kinn.train import ProgressBar
 
-Data = OperatorDataset | TrajectoryDataset
 _BLOCK = 2**16
 _FITS = 2 * 2**30  # bytes: reading single samples from a file costs more than a small training step
+_COARSEST = 32  # points a side to evaluate on
 
 
 def load_parts(
@@ -35,28 +33,49 @@ def load_parts(
     Raises:
         ValueError: if the public files are too few or too many, or do not fit the experiment.
     """
-    if public and len(public) != 1 + len(experiment.tests):
-        names = ", ".join(["the data", *experiment.tests])
-        raise ValueError(
-            f"experiment {experiment.name!r} reads {1 + len(experiment.tests)} files ({names}), "
-            f"but {len(public)} were given"
-        )
     sources = [experiment.source, *experiment.tests.values()]
-    files = public or [generated(source, folder, progress=progress, device=device) for source in sources]
-    resolution = experiment.source.parameters["resolution"]
-    data: list[Any] = [
-        _resident(_open_public(file, experiment) if public else open_dataset(file), resolution, limit, file)
-        for file, limit in zip(files, [sum(experiment.sizes.values()), *(None for _ in experiment.tests)])
-    ]
-    parts: dict[str, Any] = split(data[0], experiment.sizes, seed=None)
-    return {**parts, **dict(zip(experiment.tests, data[1:]))}
+    data: list[Any]
+    if public:
+        _expect_files(experiment, public)
+        data = [
+            _at_resolution(_open_public(path, experiment, source.parameters["samples"]), experiment.source, path)
+            for path, source in zip(public, sources)
+        ]
+    else:
+        files = [generated(source, folder, progress=progress, device=device) for source in sources]
+        data = [open_dataset(path) for path in files]
+    data = [_resident(dataset) for dataset in data]
+    return {**split(data[0], experiment.sizes, seed=None), **dict(zip(experiment.tests, data[1:]))}
+
+
+def load_public_transfer(experiment: Experiment, path: Path) -> tuple[dict[int, Data], str]:
+    """The test part of a public file by resolution, on the training's grid and others, and why there are none.
+
+    The others are the experiment's resolutions and the file's own, as far as the file can give them; where it gives
+    none, half the training's. Models are trained and chosen by other samples, whatever the grid.
+    """
+    source = experiment.source
+    trained, half = source.parameters["resolution"], source.parameters["resolution"] // 2
+    if not experiment.resolutions:
+        return {}, ""
+    whole: Any = _open_public(path, experiment, source.parameters["samples"])
+    test = split(whole, experiment.sizes, seed=None)["test"]
+    wanted = {*experiment.resolutions, trained, test.grid[0]}
+    found = [resolution for resolution in sorted(wanted) if not why_not(test, resolution, source.points)]
+    if found == [trained]:
+        reason = why_not(test, half, source.points)
+        if half < _COARSEST:
+            reason = f"fewer than {_COARSEST} would be too coarse"
+        if reason:
+            grid = " x ".join(map(str, test.grid))
+            return {}, f"Not evaluated at other resolutions: {path.name} has {grid} points, and {reason}."
+        found = [half, trained]
+    return {resolution: _resident(on_grid(test, resolution, source.points)) for resolution in found}, ""
 
 
 def load_transfer(source: Source, folder: Path, *, progress: bool, device: str = "cpu") -> Data:
     """The samples of one resolution."""
-    return _resident(
-        open_dataset(generated(source, folder, progress=progress, device=device)), source.parameters["resolution"]
-    )
+    return _resident(open_dataset(generated(source, folder, progress=progress, device=device)))
 
 
 def generated(source: Source, folder: Path, *, progress: bool, device: str = "cpu") -> Path:
@@ -89,8 +108,21 @@ def file_identity(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": size, "checksum": checksum}
 
 
-def _open_public(path: Path, experiment: Experiment) -> Data:
-    """The data of a public file, if they are of the kind that the experiment is about."""
+def _expect_files(experiment: Experiment, public: Sequence[Path]) -> None:
+    if len(public) != 1 + len(experiment.tests):
+        names = ", ".join(["the data", *experiment.tests])
+        raise ValueError(
+            f"experiment {experiment.name!r} reads {1 + len(experiment.tests)} files ({names}), "
+            f"but {len(public)} were given"
+        )
+    data, *tests = ({**file_identity(path), "name": None} for path in public)
+    for name, path, test in zip(experiment.tests, public[1:], tests):
+        if test == data:
+            raise ValueError(f"{path}, given for the test {name!r}, holds the training's samples: it is the same file")
+
+
+def _open_public(path: Path, experiment: Experiment, samples: int) -> Data:
+    """The first samples of a public file, if they are of the kind that the experiment is about."""
     dataset = open_dataset(path)
     flows, about = isinstance(dataset, TrajectoryDataset), experiment.rollout
     equation, wanted = dataset.metadata.get("equation"), experiment.source.equation
@@ -107,31 +139,21 @@ def _open_public(path: Path, experiment: Experiment) -> Data:
             raise ValueError(f"{path} has {dataset.n_frames} frames, but {experiment.name!r} needs at least {least}")
         if dataset.time is None and any(variant.solve for variant in experiment.variants):
             raise ValueError(f"{path} does not tell the times of its frames, which {experiment.name!r} needs")
-    return dataset
+    if samples > len(dataset):
+        raise ValueError(f"{path} holds {len(dataset)} samples, but this budget takes {samples}: choose a smaller")
+    return dataset.subset(slice(samples))
 
 
-def _resident(dataset: Data, resolution: int, limit: int | None = None, path: Path | None = None) -> Data:
-    """The first samples, on a grid of `resolution` points a side, loaded unless they are too large for that."""
-    if limit is not None:
-        if limit > len(dataset):
-            raise ValueError(f"{path} holds {len(dataset)} samples, but this budget takes {limit}: choose a smaller")
-        dataset = dataset.subset(slice(limit))
-    every = dataset.grid[0] // resolution
-    if any(points != every * resolution for points in dataset.grid):
+def _at_resolution(dataset: Data, source: Source, path: Path) -> Data:
+    resolution = source.parameters["resolution"]
+    if reason := why_not(dataset, resolution, source.points):
         raise ValueError(
-            f"{path} has the grid {dataset.grid}, but this budget takes {resolution} points a side, or a multiple"
+            f"{path} has the grid {dataset.grid}, but this budget takes {resolution} points a side: {reason}; choose "
+            "another budget"
         )
-    if every > 1:
-        return _thinned(dataset, every)
+    return on_grid(dataset, resolution, source.points)
+
+
+def _resident(dataset: Data) -> Data:
+    """The data set, loaded unless it is too large for that."""
     return dataset.in_memory() if dataset.n_bytes <= _FITS else dataset
-
-
-def _thinned(dataset: Data, every: int) -> Data:
-    """Every `every`-th point along both axes, as the codes that published the data sets thin them."""
-
-    def points(samples: Samples) -> torch.Tensor:
-        return torch.cat([batch[..., ::every, ::every] for batch in samples.batches(64)])
-
-    if isinstance(dataset, OperatorDataset):
-        return from_arrays(points(dataset.inputs), points(dataset.outputs))
-    return from_trajectories(points(dataset.trajectories), time=dataset.time)

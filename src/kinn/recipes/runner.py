@@ -10,19 +10,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import nn
-
-from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDataset
-from kinn.models import build
+from kinn.data import TrajectoryDataset
 from kinn.recipes.experiment import Experiment, Variant
-from kinn.recipes.loading import Data, file_identity, load_parts, load_transfer
+from kinn.recipes.grids import Data
+from kinn.recipes.loading import file_identity, load_parts, load_public_transfer, load_transfer
 from kinn.train import (
     FitResult,
     OperatorTask,
-    OptimizerSettings,
     RolloutTask,
     TrainSettings,
+    build_task,
     date,
     evaluate,
     fit,
@@ -31,8 +28,6 @@ from kinn.train import (
     write_record,
 )
 from kinn.train.settings import chosen_device
-
-_NORMALIZERS = {"none": Identity, "min-max": MinMax, "standard": Standard}
 
 
 def run_experiment(
@@ -67,10 +62,13 @@ def run_experiment(
         folder = output / "data"
         where = {"progress": progress, "device": "cuda" if chosen_device(device).type == "cuda" else "cpu"}
         parts = load_parts(experiment, folder, public, **where)
-        transfer = {}
-        for resolution in () if public else experiment.resolutions:
-            source = experiment.transfer_source(resolution)
-            transfer[resolution] = load_transfer(source, folder, **where)
+        if public:
+            transfer, why_none = load_public_transfer(experiment, public[0])
+            if why_none:
+                experiment = replace(experiment, notes=(*experiment.notes, why_none))
+        else:
+            sources = {resolution: experiment.transfer_source(resolution) for resolution in experiment.resolutions}
+            transfer = {resolution: load_transfer(source, folder, **where) for resolution, source in sources.items()}
         for variant, seed, path, header in left:
             run = output / "runs" / experiment.name / path.stem
             settings = replace(experiment.training, seed=seed, device=cast(Any, device), devices=devices)
@@ -93,7 +91,7 @@ def run_experiment(
                 paths.remove(path)
                 continue
             where = {"hardware": hardware(), "versions": versions(), "date": date()}
-            write_record(path, {**header, **result, **where})
+            write_record(path, {**header, "notes": experiment.notes, **result, **where})
     return paths
 
 
@@ -108,7 +106,9 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "window_stride": experiment.window_stride,
         "input_noise": experiment.input_noise,
     }
-    data = {"files": [file_identity(path) for path in public]} if public else experiment.source.parameters
+    data = experiment.source.parameters
+    if public:
+        data = {"files": [file_identity(path) for path in public], "resolution": data["resolution"]}
     config = {
         "loss": experiment.loss,
         "normalize": experiment.normalize,
@@ -124,7 +124,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
         "seed": seed,
         "data": {**data, **experiment.sizes},
         "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
-        "resolutions": [] if public else experiment.resolutions,
+        "resolutions": experiment.resolutions,
         **({"config": config} if variant.solve is None else {}),  # what is not trained tells its own with its result
     }
 
@@ -178,12 +178,23 @@ def train_variant(
         folder: for checkpoints; a run that stopped there goes on.
         progress: show a progress bar.
     """
-    channels = _channels(experiment, parts["train"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = build(variant.model, {**channels, **variant.arguments})
-    task = _task(experiment, experiment.optimizer_of(variant), model, parts["train"])
-    return task, fit(task, parts["train"], parts["validation"], settings, folder, title=variant.name, progress=progress)
+    train, forecast = parts["train"], {}
+    # constants that we computed of a whole file know its test samples: not for training
+    published = {} if "ranges_of" in train.metadata else train.metadata
+    if isinstance(train, TrajectoryDataset):
+        forecast = {name: getattr(experiment, name) for name in ("rollout", "unroll", "window_stride", "input_noise")}
+    task = build_task(
+        variant.model,
+        variant.arguments,
+        train,
+        seed=settings.seed,
+        normalize=experiment.normalize,
+        ranges=published,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer_of(variant),
+        **forecast,
+    )
+    return task, fit(task, train, parts["validation"], settings, folder, title=variant.name, progress=progress)
 
 
 def _train(
@@ -221,30 +232,6 @@ def _train(
     }
 
 
-def _task(
-    experiment: Experiment, optimizer: OptimizerSettings, model: nn.Module, train: Data
-) -> OperatorTask | RolloutTask:
-    normalizer = _NORMALIZERS[experiment.normalize]
-    if isinstance(train, OperatorDataset):
-        return OperatorTask(
-            model,
-            input_normalizer=normalizer.fit(train.inputs),
-            output_normalizer=normalizer.fit(train.outputs),
-            loss=experiment.loss,
-            optimizer=optimizer,
-        )
-    return RolloutTask(
-        model,
-        normalizer=normalizer.fit(train),
-        rollout=experiment.rollout,
-        unroll=experiment.unroll,
-        window_stride=experiment.window_stride,
-        input_noise=experiment.input_noise,
-        loss=experiment.loss,
-        optimizer=optimizer,
-    )
-
-
 def _transfer(experiment: Experiment, task: OperatorTask | RolloutTask, resolution: int, data: Data) -> dict[str, Any]:
     """The trained model on another grid; models that know the distance of the grid points are told it."""
     scaled = "dt_scale" in inspect.signature(task.model.forward).parameters
@@ -257,10 +244,3 @@ def _transfer(experiment: Experiment, task: OperatorTask | RolloutTask, resoluti
         "dt_scale": dt_scale if scaled else None,
         "metrics": found.metrics,
     }
-
-
-def _channels(experiment: Experiment, train: Data) -> dict[str, int]:
-    if isinstance(train, TrajectoryDataset):
-        assert experiment.rollout is not None
-        return {"in_channels": experiment.rollout.n_history * train.channels, "out_channels": train.channels}
-    return {"in_channels": train.in_channels, "out_channels": train.out_channels}

@@ -32,9 +32,13 @@ def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
     if len(places) < 2:
         return
     metric, trained = metric_name(experiment.primary_metric), experiment.resolution
+    # of a public file: its test part; of generated data: samples of their own
+    samples = "and those of the table’s test."
+    if not all("files" in r.data for v in experiment.variants for r in v.records if r.transfer):
+        samples = "and not those of the table: even at the training’s the figures differ a little."
     caption = (
         f"{metric} against the resolution (grid points to a side) of the evaluation, on samples that are the same "
-        "functions at every resolution, and not those of the table: even at the training’s the figures differ a little."
+        f"functions at every resolution, {samples}"
     )
     if trained in places:
         caption += f" All models were trained at {trained}, marked by the vertical line, and at no other resolution."

@@ -1,7 +1,7 @@
 """Training, evaluation and trained models as files.
 
-The trainer (Lightning) is loaded with `OperatorTask`, `RolloutTask` and `fit` only: to load a model and use it needs
-none of it.
+The trainer (Lightning) is loaded with `build_task`, `OperatorTask`, `RolloutTask` and `fit` only: to load a model and
+use it needs none of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from kinn.train.saving import load_model, save_model
 from kinn.train.settings import OptimizerSettings, TrainSettings, chosen_device
 
 if TYPE_CHECKING:
+    from kinn.train.building import build_task
     from kinn.train.fitting import FitResult, fit
     from kinn.train.tasks import OperatorTask, RolloutTask
 
@@ -31,6 +32,7 @@ __all__ = [
     "RolloutTask",
     "TrainSettings",
     "TrainedModel",
+    "build_task",
     "chosen_device",
     "date",
     "evaluate",
@@ -45,7 +47,13 @@ __all__ = [
     "write_record",
 ]
 
-_NEEDS_LIGHTNING = {"FitResult": "fitting", "fit": "fitting", "OperatorTask": "tasks", "RolloutTask": "tasks"}
+_NEEDS_LIGHTNING = {
+    "FitResult": "fitting",
+    "fit": "fitting",
+    "OperatorTask": "tasks",
+    "RolloutTask": "tasks",
+    "build_task": "building",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,4 @@
-"""CNO's Poisson files (HDF5).
-
-A group `Sample_<n>` per pair with `input` and `output`; `min_inp`, `max_inp`, `min_out`, `max_out` become
-`metadata["input_range"]` and `metadata["output_range"]`.
-"""
+"""CNO's Poisson files (HDF5): a group per pair, and the constants of CNO's normalisation."""
 
 from __future__ import annotations
 
@@ -20,9 +16,27 @@ from kinn.data.samples import Samples
 from kinn.data.stores import GroupFileStore
 
 _RANGES = {"inp": "input_range", "out": "output_range"}
+_RANGES_OF = "ranges_of"
 
 
 def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
+    """Source and potential on the unit square, in the units of `-Laplace u = f`, one channel each.
+
+    - `Sample_<n>/input`, `Sample_<n>/output`: `(s, s)`, also with axes of length one or flat, `(s * s,)`.
+    - `min_inp`, `max_inp`, `min_out`, `max_out`: numbers in the same units, the ends that CNO maps to 0 and 1; they
+      become `metadata["input_range"]` and `metadata["output_range"]`. In a file that we wrote the attribute `ranges_of`
+      tells that they are those of all its samples.
+
+    The file does not state its points; CNO's code takes them as nodes `i / (s - 1)`, both ends included.
+
+    Args:
+        path: of the file.
+        file: the same, open.
+        groups: names of the samples' groups, in their order.
+
+    Raises:
+        ValueError: if an array is missing or no square, or a constant no number.
+    """
     samples = []
     for name in ("input", "output"):
         array = file.get(f"{groups[0]}/{name}")
@@ -40,10 +54,17 @@ def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
             metadata[key] = tuple(
                 number(np.asarray(file[f"{end}_{part}"]), f"{end}_{part} in {path}") for end in ("min", "max")
             )
+    if _RANGES_OF in file.attrs:
+        metadata[_RANGES_OF] = str(file.attrs[_RANGES_OF])
     return OperatorDataset(*samples, metadata=metadata)
 
 
 def write_cno(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    """Write what `open_cno` reads; `tick` gets the number of samples written.
+
+    Raises:
+        ValueError: if the data are no pairs of one channel each on a square grid.
+    """
     pairs = fitting_pairs(dataset, "cno")
     if pairs.grid[0] != pairs.grid[1]:
         raise ValueError(f"layout 'cno' holds fields on a square grid, but the data are {dataset!r}")
@@ -63,3 +84,7 @@ def write_cno(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
         for name, key in _RANGES.items():
             # a part of a file keeps the file's constants: they are the normalisation that models were trained with
             file[f"min_{name}"], file[f"max_{name}"] = pairs.metadata.get(key, found[name])
+        if not pairs.metadata.keys() >= set(_RANGES.values()):
+            file.attrs[_RANGES_OF] = "all samples"
+        elif _RANGES_OF in pairs.metadata:
+            file.attrs[_RANGES_OF] = pairs.metadata[_RANGES_OF]

@@ -1,7 +1,7 @@
-"""Li's Navier-Stokes files (MATLAB): `u (N, nx, ny, T)`.
+"""Li's Navier-Stokes files (MATLAB): version 7.3 is HDF5, version 5 is read through SciPy.
 
-Version 7.3 is HDF5, where MATLAB's column-major order makes the axes appear reversed, `(T, ny, nx, N)`; version 5 is
-read through SciPy.
+Both hold `u (N, nx, ny, T)`, vorticity at the points `i / n` of the unit torus, and `t` with `T` times, in the units of
+the equation. `a`, the field at time 0, is not read: it is no frame of `u`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,18 @@ _HEADER_SIZE = 512
 
 
 def open_matlab7(path: Path, file: h5py.File, u: h5py.Dataset) -> TrajectoryDataset:
+    """Vorticity from version 7.3, one channel; times where `t` holds as many as there are frames.
+
+    MATLAB's column-major order makes the axes appear reversed in HDF5: `u (T, ny, nx, N)`.
+
+    Args:
+        path: of the file.
+        file: the same, open.
+        u: its array.
+
+    Raises:
+        ValueError: if `u` has not four axes.
+    """
     if u.ndim != 4:
         raise ValueError(f"u in {path} must have the axes (N, nx, ny, T) in MATLAB, but its shape is {u.shape[::-1]}")
     store = ArrayFileStore(path, "u", axes=(3, 0, None, 2, 1))
@@ -33,6 +45,12 @@ def open_matlab7(path: Path, file: h5py.File, u: h5py.Dataset) -> TrajectoryData
 
 
 def open_matlab5(path: Path) -> TrajectoryDataset:
+    """Vorticity from version 5, one channel, loaded; `u` has MATLAB's own order of axes.
+
+    Raises:
+        ImportError: if SciPy is not installed.
+        ValueError: if the file is damaged, or has no `u` of four axes.
+    """
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -56,6 +74,11 @@ def open_matlab5(path: Path) -> TrajectoryDataset:
 
 
 def write_matlab7(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    """Write what `open_matlab7` reads, as MATLAB does; `tick` gets the number of samples written.
+
+    Raises:
+        ValueError: if the data are no trajectories of one channel on a two-dimensional grid.
+    """
     flows = fitting_trajectories(dataset, "li")
     n, n_frames, points = len(flows), flows.n_frames, flows.grid[0] * flows.grid[1]
     # samples lie along the fastest axis: a few frames of all of them are one stretch of the file, a sample is not

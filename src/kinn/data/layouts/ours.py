@@ -1,9 +1,4 @@
-"""Our own layout (HDF5): `/input (N, C_in, *grid)` and `/output (N, C_out, *grid)`, or `/trajectory (N, T, C, *grid)`
-and, where the times are known, `/time (T,)`.
-
-The arrays are all that a file needs. What a generator writes has attributes, too: `format` (`kinn.operator` or
-`kinn.trajectory`), `format_version`, `equation`, `parameters` (JSON), `seed`, `kinn_version`, `samples` and `finished`.
-"""
+"""Our own layout (HDF5): arrays, which are all that a file needs, and attributes that say where they come from."""
 
 from __future__ import annotations
 
@@ -28,6 +23,14 @@ ARRAYS = {OPERATOR_FORMAT: ("input", "output"), TRAJECTORY_FORMAT: ("trajectory"
 
 
 def open_ours(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDataset:
+    """What a generator or an export wrote: the arrays of `open_plain`, and attributes.
+
+    These are `format` (`kinn.operator` or `kinn.trajectory`), `format_version`, `equation`, `parameters` (JSON, which
+    becomes the metadata), `kinn_version`, `samples` and `finished`, and a generator's `seed`. Units are the equation's.
+
+    Raises:
+        ValueError: if the file is unfinished or newer than this version, or lacks an attribute or an array.
+    """
     attributes = read_attributes(path)
     kind, samples, finished = attributes["format"], int(attributes["samples"]), int(attributes["finished"])
     if finished < samples:
@@ -47,7 +50,16 @@ def plain_kind(file: h5py.File) -> str | None:
 def open_plain(
     path: Path, file: h5py.File, kind: str, metadata: Mapping[str, Any]
 ) -> OperatorDataset | TrajectoryDataset:
-    """The data of a file by its arrays alone.
+    """The data of a file by its arrays alone, numbers in whatever units, float32 when read.
+
+    - "kinn.operator": `input (N, C_in, *grid)` and `output (N, C_out, *grid)`.
+    - "kinn.trajectory": `trajectory (N, T, C, *grid)` and, where the times are known, `time (T,)`.
+
+    Args:
+        path: of the file.
+        file: the same, open.
+        kind: one of the two.
+        metadata: of the data set.
 
     Raises:
         ValueError: if one is missing, or their shapes do not fit each other.

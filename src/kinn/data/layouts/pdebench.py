@@ -1,10 +1,4 @@
-"""PDEBench's files (HDF5) of Darcy flow and of the radial dam break.
-
-Darcy flow: `nu (N, nx, ny)` and `tensor (N, 1, nx, ny)`, the axis of length one being time; `x-coordinate (nx,)`,
-`y-coordinate (ny,)` and the attribute `beta`. Dam break: a group `0000`, `0001`, ... per trajectory with
-`data (T, nx, ny, C)` and `grid/x (nx,)`, `grid/y (ny,)`, `grid/t (T,)`. Points are the centres of cells, numbers
-float32.
-"""
+"""PDEBench's files (HDF5) of Darcy flow and of the radial dam break: points are centres of cells, numbers float32."""
 
 from __future__ import annotations
 
@@ -24,6 +18,16 @@ DAM_DOMAIN = (-2.5, 2.5)
 
 
 def open_pdebench_darcy(path: Path, file: h5py.File) -> OperatorDataset:
+    """Permeability and pressure on the unit square, in the units of `-div(nu grad u) = beta`, one channel each.
+
+    - `nu (N, nx, ny)`: the input.
+    - `tensor (N, 1, nx, ny)`: the output; the axis of length one is time.
+    - `x-coordinate (nx,)`, `y-coordinate (ny,)`: checked for their lengths alone, where they are there.
+    - the attribute `beta` becomes `metadata["beta"]`.
+
+    Raises:
+        ValueError: if an array is missing, or shapes do not fit each other.
+    """
     nu, tensor = (_array(path, file, name) for name in ("nu", "tensor"))
     if nu.ndim != 3:
         raise ValueError(f"nu in {path} must have the axes (N, nx, ny), but its shape is {nu.shape}")
@@ -44,6 +48,21 @@ def open_pdebench_darcy(path: Path, file: h5py.File) -> OperatorDataset:
 
 
 def open_pdebench_rdb(path: Path, file: h5py.File, groups: list[str]) -> TrajectoryDataset:
+    """Depth of the water (or the fields of another equation in this layout), in the units of the equation.
+
+    - `0000/data (T, nx, ny, C)`, `0001/data`, ...: a group per trajectory.
+    - `0000/grid/x (nx,)`, `grid/y (ny,)`, `grid/t (T,)`: where they are there, the first group's times are those of the
+      frames, its `x` gives `metadata["domain"]`, the ends of an axis.
+
+    Args:
+        path: of the file.
+        file: the same, open.
+        groups: names of the trajectories' groups, in their order.
+
+    Raises:
+        ValueError: if an array is missing, or shapes do not fit each other.
+        TypeError: if the data are no real numbers.
+    """
     first = groups[0]
     data = _array(path, file, f"{first}/data")
     if data.ndim != 4:
@@ -63,6 +82,11 @@ def open_pdebench_rdb(path: Path, file: h5py.File, groups: list[str]) -> Traject
 
 
 def write_pdebench_darcy(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    """Write what `open_pdebench_darcy` reads; `tick` gets the number of samples written.
+
+    Raises:
+        ValueError: if the data are no pairs of one channel each on a two-dimensional grid.
+    """
     pairs = fitting_pairs(dataset, "pdebench-darcy")
     low, high = domain_of(pairs.metadata, (0.0, 1.0))
     with h5py.File(part, "w") as file:
@@ -81,6 +105,11 @@ def write_pdebench_darcy(part: Path, dataset: Any, tick: Callable[[int], None]) 
 
 
 def write_pdebench_rdb(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
+    """Write what `open_pdebench_rdb` reads; `tick` gets the number of samples written.
+
+    Raises:
+        ValueError: if the data are no trajectories of one channel on a two-dimensional grid, or have no times.
+    """
     flows = fitting_trajectories(dataset, "pdebench-rdb")
     if flows.time is None:
         raise ValueError("layout 'pdebench-rdb' needs the time of each frame, but the data set has none")

@@ -42,6 +42,9 @@ def test_a_folder_is_trained_on_and_its_model_measured(folder, tmp_path, capsys)
     model = str(tmp_path / "run" / "model.safetensors")
     assert main(["evaluate", "image", model, str(folder), "--size", "24", "--workers", "0"]) == 0
     assert capsys.readouterr().out.startswith("8 images: top-1 ")
+    for name in ("size", "crop"):  # not taken for "not given"
+        assert main(["evaluate", "image", model, str(folder), f"--{name}", "0", "--workers", "0"]) == 2
+        assert name in capsys.readouterr().err
 
 
 def test_every_part_of_the_recipe_is_an_option_with_its_words(capsys):

@@ -34,7 +34,10 @@ class Downsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h/2 w/2 o"]:
         """Map `(b, h, w, in_channels)` to `(b, ceil(h / 2), ceil(w / 2), out_channels)`."""
-        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = x.permute(0, 3, 1, 2)
+        if torch.compiler.is_compiling():
+            x = x.contiguous()  # PyTorch 2.13's compiler fails on this view once sizes vary
+        return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
 class Stem(nn.Module):

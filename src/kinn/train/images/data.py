@@ -66,7 +66,7 @@ def evaluation_batches(
     images: Images, settings: ImageSettings, stats: dict[str, Any], process: Process, *, size: int | None = None
 ) -> DataLoader:
     """Central crops of every image once; each process has a stretch of them."""
-    size = size or settings.image_size
+    size = settings.image_size if size is None else size
     images.transform = _transform(size, stats, crop_pct=settings.crop, interpolation=settings.interpolation)
     if isinstance(images, IterableDataset):
         images = SeededStream(images, settings.seed, process)

@@ -50,7 +50,8 @@ def evaluate_images(
     where = chosen_device(device)
     model, about = load_classifier(path, device=where)
     settings = replace(
-        ImageSettings(), image_size=size or about["image_size"], crop=crop or about["crop"],
+        ImageSettings(),
+        image_size=about["image_size"] if size is None else size, crop=about["crop"] if crop is None else crop,
         interpolation=about["interpolation"], batch_size=batch_size, workers=workers,
     )  # fmt: skip
     numbers = _numbers(path, about, images)

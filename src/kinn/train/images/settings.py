@@ -37,7 +37,7 @@ class ImageSettings:
         auto_augment: timm's name of a policy; "" for none.
         color_jitter: strength, where there is no policy.
         hflip: probability of mirroring.
-        scale: least and greatest part of an image in a random crop; None only resizes.
+        scale: least and greatest part of an image in a random crop, such as `[0.08,1]`; None only resizes.
         erasing: probability of erasing a rectangle.
         crop: part of an image that evaluation looks at.
         interpolation: of evaluation; training draws one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import kinn
 from kinn.models.vision import KINN, VMAMBA, kinn_base, kinn_nano, kinn_small, kinn_tiny, multiply_adds
+from kinn.models.vision.backbone import Stem
 from kinn.nn import KirchhoffBlock
 
 
@@ -181,3 +183,16 @@ def test_a_timm_that_lacks_something_still_loads(monkeypatch) -> None:
         warnings.simplefilter("always")
         kinn._timm._register()
     assert "not in timm's registry: cannot import name" in str(caught[0].message)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="Inductor needs a C++ compiler")
+def test_the_compiled_stem_takes_images_of_other_sizes():
+    """From the second size on, sizes are symbols to the compiler."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    stem = Stem(3, 8).eval()
+    compiled = torch.compile(stem)
+    with torch.no_grad():
+        for height, width in ((64, 64), (96, 96), (33, 57)):
+            x = images(1, 3, height, width)
+            torch.testing.assert_close(compiled(x), stem(x), rtol=1e-4, atol=1e-4)

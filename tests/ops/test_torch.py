@@ -141,3 +141,21 @@ def test_compiles_into_one_graph_where_no_kernel_runs(make, monkeypatch):
         y = compiled(arguments["x"])
     torch.testing.assert_close(y, selective_scan(**arguments, backend="reference"))
     backends._warn_once.cache_clear()
+
+
+def test_a_block_runs_in_onnx_with_any_batch_size(tmp_path):
+    """Exported, the reference is one loop of ONNX per cell."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    block = KirchhoffBlock(4, order=2, routes=1, d_state=3, output_norm=True).eval()
+    with use_backend("reference"):
+        program = torch.export.export(
+            block, (torch.randn(2, 6, 5, 4),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+        )
+    torch.onnx.export(program, (), str(tmp_path / "block.onnx"), dynamo=True, verbose=False)
+    assert sum(node.op_type == "Scan" for node in onnx.load(str(tmp_path / "block.onnx")).graph.node) == 2
+    session = onnxruntime.InferenceSession(str(tmp_path / "block.onnx"))
+    for batch in (1, 3):
+        x = torch.randn(batch, 6, 5, 4)
+        (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), block(x).detach(), rtol=1e-5, atol=1e-6)

@@ -12,6 +12,8 @@ from kinn.ops.autograd import transformed
 from kinn.ops.discretize import DISCRETIZATIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float
 
     from kinn.ops.path import Path
@@ -56,13 +58,33 @@ def scan_reference(
     batch, n = x.shape[0], a.shape[1]
     drive, dt, B, C = path.gather(x), path.gather(dt), path.gather(B), path.gather(C)
     state = x.new_zeros(drive.shape[0], x.shape[-1], n) if initial_state is None else initial_state
-    outputs = []
-    for drive_t, dt_t, B_t, C_t in zip(*(t.unbind(1) for t in (drive, dt, B, C))):
+
+    def step(state: Tensor, now: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        drive_t, dt_t, B_t, C_t = now
         retain, inject = DISCRETIZATIONS[injection](dt_t[:, :, None], a)
         state = retain * state + inject * B_t[:, None, :] * drive_t[:, :, None]
-        outputs.append((state * C_t[:, None, :]).sum(-1))
-    y = path.scatter(torch.stack(outputs, dim=1), batch) if outputs else torch.zeros_like(x)
+        return state, (state * C_t[:, None, :]).sum(-1)
+
+    if torch.compiler.is_exporting() and path.steps:
+        state, outputs = _exported_loop(step, state, (drive, dt, B, C))
+    else:
+        outputs = []
+        for now in zip(*(t.unbind(1) for t in (drive, dt, B, C))):
+            state, y_t = step(state, now)
+            outputs.append(y_t)
+        outputs = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(drive)
+    y = path.scatter(outputs, batch)
     return (y if D is None else y + D * x), state
+
+
+def _exported_loop(
+    step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, Tensor]], state: Tensor, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The loop as one node of an exported program, which ONNX has, too, instead of as many as there are positions."""
+    from torch._higher_order_ops.scan import scan
+
+    state, outputs = scan(step, state, tuple(t.transpose(0, 1) for t in inputs))
+    return state, outputs.transpose(0, 1)
 
 
 def check_sign(least_dt: float, least_a: float) -> None:

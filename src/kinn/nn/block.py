@@ -162,10 +162,11 @@ class KirchhoffBlock(nn.Module):
             )
         expect_positive("KirchhoffBlock", dt_scale=dt_scale)
         norm, inner, out = self.norm, self.output_norm, self.out_proj.weight
+        into_cascade, into_gate = self._inward()
         x = gated_output(
             x,
-            self._cascade(self.drive(x, dt_scale), dt_scale),
-            self.in_proj.weight[self.d_inner :] if self.gate else None,
+            self._cascade(self._evolve(x, into_cascade, dt_scale), dt_scale),
+            into_gate,
             out if self.scale is None else self.scale * out,
             norm=(norm.weight, norm.bias),
             inner_norm=None if inner is None else (inner.weight, inner.bias),
@@ -180,10 +181,17 @@ class KirchhoffBlock(nn.Module):
 
     def drive(self, x: Float[Tensor, "b *grid c"], dt_scale: float = 1.0) -> Float[Tensor, "b *grid d"]:
         """What drives the first cells, `(b, *grid, d_inner)`: `E` of Eq. (19)."""
+        return self._evolve(x, self._inward()[0], dt_scale)
+
+    def _inward(self) -> tuple[Tensor, Tensor | None]:
+        """`W_e` and `W_z`."""
+        return self.in_proj.weight.chunk(2) if self.gate else (self.in_proj.weight, None)
+
+    def _evolve(self, x: Tensor, into_cascade: Tensor, dt_scale: float) -> Tensor:
         norm, conv = self.norm, self.conv
         return evolution_branch(
             x,
-            self.in_proj.weight[: self.d_inner],
+            into_cascade,
             self._filters(x.shape[1:-1], dt_scale),
             conv.bias,
             *((None, None) if conv.pointwise is None else (conv.pointwise.weight, conv.pointwise.bias)),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kinn.nn.block import KirchhoffBlock
+from kinn.ops.reference import LARGEST_DRIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ def time_scales(model: nn.Module, run: Callable[[], object] | None = None) -> li
     Raises:
         ValueError: no block in the model, or `run` does not call every one of them.
 
-    The first cell starts with steps between 0.001 and 0.1, and decay rates of 1 to 16:
+    Untrained cells have steps between 0.001 and 0.1, and decay rates of 1 to 16:
 
     >>> for scale in time_scales(KirchhoffBlock(4, routes=1)):
     ...     print(scale.route, scale.cell, scale.time_constant[0] > 0.6, scale.time_constant[2] < 1000)
@@ -80,10 +81,12 @@ def time_scales(model: nn.Module, run: Callable[[], object] | None = None) -> li
 
 
 def _of_block(name: str, block: KirchhoffBlock, met: tuple[Tensor, float] | None) -> Iterator[TimeScale]:
-    rest = block.norm.weight.new_zeros(1, *block.n_axes * (1,), block.d_inner)
-    dt_scale = 1.0 if met is None else met[1]
+    if met is None:
+        first, dt_scale = block.norm.weight.new_zeros(1, *block.n_axes * (1,), block.d_inner), 1.0
+    else:
+        first, dt_scale = block.drive(*met), met[1]
     for route, cells in zip(block.routes, cast("Any", block.cascades)):
-        drive = rest if met is None else block.drive(*met)
+        drive = first
         for place, cell in enumerate(cells, start=1):
             dt = dt_scale * cell.steps(drive)
             yield TimeScale(name, route, place, *_quantiles(dt.flatten(0, -2), cell))
@@ -91,7 +94,7 @@ def _of_block(name: str, block: KirchhoffBlock, met: tuple[Tensor, float] | None
                 drive = cell(
                     drive, dt_scale=dt_scale, axis=route.axis, reverse=route.reverse, lines=block.lines,
                     boundary=block.boundary,
-                )  # fmt: skip
+                ).clamp(-LARGEST_DRIVE, LARGEST_DRIVE)  # fmt: skip
 
 
 def _quantiles(dt: Float[Tensor, "m d"], cell: KirchhoffCell) -> tuple[Quantiles, Quantiles]:

@@ -25,7 +25,8 @@ def use_backend(backend: str) -> Iterator[None]:
     """Let this backend stand for "auto", for layers and models too, which take no `backend` of their own.
 
     For second derivatives, the compiled scans being differentiable once; or to compare. It applies to the whole
-    process, while the context lasts; backward passes follow the forward that they belong to.
+    process, while the context lasts; backward passes follow the forward that they belong to, but
+    for activation checkpointing, which runs the forward again and must lie inside with its backward.
 
     Args:
         backend: "auto", "cpu", "triton" or "reference", see :func:`selective_scan`.

@@ -185,7 +185,10 @@ class KirchhoffBlock(nn.Module):
 
     def _inward(self) -> tuple[Tensor, Tensor | None]:
         """`W_e` and `W_z`."""
-        return self.in_proj.weight.chunk(2) if self.gate else (self.in_proj.weight, None)
+        if not self.gate:
+            return self.in_proj.weight, None
+        into_cascade, into_gate = self.in_proj.weight.chunk(2)
+        return into_cascade, into_gate
 
     def _evolve(self, x: Tensor, into_cascade: Tensor, dt_scale: float) -> Tensor:
         norm, conv = self.norm, self.conv

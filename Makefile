@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUTPUT ?= runs/demo
+# processes that test, of some 2 GB each
+JOBS ?= 2
 
 .PHONY: help demo test lint check bench clean
 
@@ -25,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/kinn reproduce demo --output $(DEMO_OUTPUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

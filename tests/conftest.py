@@ -8,6 +8,8 @@ import pytest
 import torch
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is defined: they run without a GPU
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each core; tests of threads set their number
+    torch.set_num_threads(1)
 
 M_PERTURB = -6  # of glibc's mallopt
 

@@ -185,3 +185,16 @@ def test_slow_decay_keeps_its_gradient(make, assert_close, differentiate, n):
         rounded = differentiate(selective_scan, {k: v.double() for k, v in single.items()}, backend="reference")
         assert_close(differentiate(selective_scan, arguments, backend="cpu"), exact, 1e-10)
         assert_close(differentiate(selective_scan, single, backend="cpu"), rounded, 3e-6)
+
+
+@pytest.mark.parametrize("step", [1e20, 1e37])
+def test_steps_without_end(make, check, step):
+    """The node settles at `B x / a`; values and gradients stay finite, though `dt^2 a^2` overflows float32."""
+    arguments = make(1, (9,), 3, 2)
+    arguments["dt"][:, 4] = step
+    check(selective_scan, arguments)
+    single = {k: v.float() for k, v in arguments.items()}
+    for leaf in single.values():
+        leaf.requires_grad_()
+    y = selective_scan(**single, backend="reference")
+    assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum(), list(single.values())))

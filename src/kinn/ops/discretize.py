@@ -16,18 +16,21 @@ def zoh(dt: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         `(retain, inject)`, both of the broadcast shape: `exp(-dt a)` and `(1 - exp(-dt a)) / a`.
 
-    `inject` is evaluated with `expm1`, and tends to `dt` as `a` tends to 0.
+    `inject` is evaluated with `expm1`. It tends to `dt` as `a` tends to 0, and is `1 / a` for steps without end.
 
     >>> retain, inject = zoh(torch.tensor(0.5), torch.tensor(0.0))
     >>> retain.item(), inject.item()
     (1.0, 0.5)
     """
     z = dt * a
-    # Below this z the series is exact to rounding, its derivative too; the substitute keeps both gradients finite.
-    small = z < torch.finfo(z.dtype).eps ** 0.25
-    safe = torch.where(small, torch.ones_like(z), z)
-    quotient = torch.where(small, 1 - z / 2 * (1 - z / 3 * (1 - z / 4)), -torch.expm1(-safe) / safe)
-    return torch.exp(-z), dt * quotient
+    # Below this z the series is exact to rounding, its derivative too; above 1 it is z itself that may overflow.
+    small, large = z < torch.finfo(z.dtype).eps ** 0.25, z > 1
+    one = torch.ones_like(z)  # stands in for z where another formula is taken: all gradients stay finite
+    series, middle, far = torch.where(small, z, one), torch.where(small | large, one, z), torch.where(large, z, one)
+    series = 1 - series / 2 * (1 - series / 3 * (1 - series / 4))
+    near = dt * torch.where(small, series, -torch.expm1(-middle) / middle)
+    inject = torch.where(large, -torch.expm1(-far) / torch.where(large, a, one), near)
+    return torch.exp(-z), inject
 
 
 def euler(dt: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,9 +52,10 @@ def test_the_circuits_of_a_trained_model(folder, capsys):
     capsys.readouterr()
     model, output = f"{folder}/fkno.safetensors", folder / "c.json"
     save_model(model, FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2))
-    for data in ([], ["--data", f"{folder}/test.h5", "--samples", "2"]):
+    for data, samples in (([], None), (["--data", f"{folder}/test.h5", "--samples", "999"], 5)):
         assert main(["circuit", model, *data, "--output", str(output)]) == 0
         cells = json.loads(output.read_text())["cells"]
+        assert json.loads(output.read_text())["samples"] == samples
         assert len(cells) == len(time_scales(load_model(model).model))
         assert f"{cells[0]['time_constant'][1]:.3g}" in capsys.readouterr().out
     assert cells[0]["step"] != list(time_scales(load_model(model).model)[0].step)  # selective
@@ -160,7 +161,7 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    command = ["generate", *DARCY, "--output", f"{tmp_path}/d.h5", "--layout", "public"]
+    command = ["generate", *DARCY, "--output", f"{tmp_path}/d.h5", "--layout", "public", "--overwrite"]
     with monkeypatch.context() as patch:
         patch.setattr("kinn.data.export_dataset", stop)
         assert main(command) == 130
@@ -269,12 +270,16 @@ def test_reproduce_runs_the_recipe_and_reports(record, tmp_path, capsys, monkeyp
     calls = []
     monkeypatch.setattr(recipes, "run", lambda name, **options: calls.append((name, options)) or [record])
     chosen = ["--seeds", "0", "3", "--device", "cpu", "--variants", "UKNO"]
-    assert main(["reproduce", "demo", "--output", f"{tmp_path}/out", *chosen]) == 0
-    options = {"budget": "demo", "seeds": [0, 3], "device": "cpu", "output": tmp_path / "out"}
+    other = {**json.loads(record.read_text()), "variant": "FNO"}  # of an earlier call
+    record.with_name("other.json").write_text(json.dumps(other))
+    assert main(["reproduce", "demo", "--output", str(tmp_path), *chosen]) == 0
+    options = {"budget": "demo", "seeds": [0, 3], "device": "cpu", "output": tmp_path}
     options |= {"devices": 1, "data": [], "variants": ["UKNO"]}
     assert calls == [("demo", options)]
-    assert (tmp_path / "out" / "report.html").exists()
-    assert "UKNO" in capsys.readouterr().out
+    assert "FNO" in (tmp_path / "report.html").read_text()
+    said = capsys.readouterr().out
+    assert "UKNO" in said
+    assert "FNO" in said.replace("UKNO", "")
 
 
 def test_reproduce_with_nothing_to_show_says_so(tmp_path, capsys, monkeypatch):

@@ -73,7 +73,14 @@ def test_float32_is_the_same_field_rounded() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "options"),
-    [((0, 16), {}), ((1, 2), {}), ((1, 16), {"max_mode": 8}), ((1, 16), {"alpha": 1.0}), ((1, 16), {"tau": -1.0})],
+    [
+        ((0, 16), {}),
+        ((1, 2), {}),
+        ((1, 16), {"max_mode": 8}),
+        ((1, 16), {"alpha": 1.0}),
+        ((1, 16), {"tau": -1.0}),
+        ((1, 16), {"tau": 0.0}),
+    ],
 )
 def test_wrong_arguments_are_named(arguments: tuple[int, int], options: dict) -> None:
     with pytest.raises(ValueError, match=r"must lie in|needs"):

@@ -74,6 +74,9 @@ def test_the_record_counts_the_frames_after_the_history_and_keeps_finished_flows
     assert result["memory"]["peak_rss_bytes"] > 2**20
     assert pinn.pinn_result(replace(experiment, field_steps=(1, -1)), test, **options) == result
     assert calls == [(1, 3), (1, 3)], "finished flows were solved again"
+    pinn.pinn_result(experiment, test, **{**options, "iterations": 2})
+    pinn.pinn_result(experiment, from_trajectories(2 * flow, time=test.time), **options)
+    assert len(calls) == 6, "forecasts under other settings, or of other flows, were taken for these"
 
 
 def test_without_deepxde_the_rest_of_the_table_is_made(tmp_path, monkeypatch):

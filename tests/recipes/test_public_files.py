@@ -224,6 +224,9 @@ def test_a_public_file_of_another_kind_is_refused_before_any_training(tmp_path):
     timeless = tmp_path / "timeless.h5"
     with h5py.File(timeless, "w") as file:
         file["trajectory"] = np.zeros((4, 6, 1, 16, 16))
+    couple = tmp_path / "couple.h5"
+    with h5py.File(couple, "w") as file:
+        file["trajectory"] = np.zeros((4, 6, 2, 16, 16))
     arrays = tmp_path / "arrays.h5"
     with h5py.File(arrays, "w") as file:
         file["input"] = file["output"] = np.zeros((12, 1, 16))
@@ -234,12 +237,29 @@ def test_a_public_file_of_another_kind_is_refused_before_any_training(tmp_path):
         (FLOW, arrays, "holds pairs of fields, but experiment 'tiny-flow' needs trajectories"),
         (POISSON, timeless, "holds trajectories, but experiment 'tiny-poisson' needs pairs of fields"),
         (POISSON, arrays, r"has the grid \(16,\), but experiment 'tiny-poisson' needs two axes"),
+        (FLOW, couple, "holds fields of 2 channels, but experiment 'tiny-flow' needs one"),
         (replace(FLOW, unroll=5), timeless, "has 6 frames, but 'tiny-flow' needs at least 7"),
         (solved, timeless, "does not tell the times of its frames"),
     ):
         with pytest.raises(ValueError, match=rf"{path.name} {message}"):
             run(experiment, tmp_path / "run", public=[path])
     assert not (tmp_path / "run" / "runs").exists()
+
+
+def test_the_papers_figures_stand_beside_its_own_equation_alone(tmp_path):
+    told = {"title": "Flow{viscosity}: {steps} steps"}
+    flow = replace(FLOW, variants=(replace(FLOW.variants[0], paper={"relative_l2": 0.01}),), resolutions=(), **told)
+    flow = replace(flow, source=flow.source.but("tiny-flow", viscosity=1e-3))
+    for viscosity, title in ((1e-3, "Flow, viscosity 0.001: 4 steps"), (1e-4, "Flow, viscosity 0.0001: 4 steps")):
+        path = tmp_path / f"{viscosity}.h5"
+        generate_navier_stokes(path, **{**flow.source.parameters, "viscosity": viscosity})
+        [record] = run(flow, tmp_path / str(viscosity), [path])
+        assert record["title"] == title
+        assert record["paper"] == (flow.variants[0].paper if viscosity == 1e-3 else None)
+        assert any("viscosity = 0.0001" in note for note in record["notes"]) == (viscosity == 1e-4)
+    path = export_dataset(open_dataset(path), tmp_path / "flow.mat", layout="li")  # which states no viscosity
+    [record] = run(flow, tmp_path / "mat", [path])
+    assert record["title"] == "Flow: 4 steps"
 
 
 def test_another_file_of_the_same_name_is_another_run(tmp_path):

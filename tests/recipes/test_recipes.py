@@ -263,6 +263,8 @@ def test_a_record_does_not_depend_on_whether_steps_are_compiled():
 def test_a_device_that_is_not_there_is_refused_before_data_are_made(tmp_path):
     with pytest.raises(ValueError, match="tpu"):
         recipes.run("darcy", device="tpu", output=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"a multiple of devices \(3\), but is 16"):
+        recipes.run("darcy", device="cpu", devices=3, output=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
 

@@ -151,3 +151,12 @@ def test_records_that_contradict_each_other(records):
     first, second = ({**records[0], "seed": k, "factor": {"name": "order", "value": k}} for k in (0, 1))
     with pytest.raises(ValueError, match="disagree on factor"):
         load_records([first, second])
+
+
+def test_a_diverged_seed_knows_less_and_contradicts_none(records):
+    bare = {name: value for name, value in records[0].items() if name != "parameters"}
+    metric = records[0]["primary_metric"]
+    [experiment] = load_records([{**bare, "seed": 1, "metrics": {"test": {metric: None}}}, records[0]])
+    [variant] = experiment.variants
+    assert variant.parameters == records[0]["parameters"]
+    assert not variant.metric(metric).finite

@@ -103,6 +103,10 @@ def test_unlike_runs_are_called_so(records):
         assert named in table_of([*rates, solved]).notes
     assert "same seeds" in unlike(baseline, {**ours, "seed": 1})[0]
     assert "machines" in unlike(baseline, {**ours, "hardware": {"cpu": "other"}})[0]
+    assert "devices" in unlike({**baseline, "device": "cpu"}, {**ours, "device": "cuda"})[0]
+    pair = [{**run, "seed": 1, "config": {**run["config"], "epochs": 40}} for run in (baseline, ours)]
+    changed = "Not like for like: the seeds of UKNO K=2 differ in config.epochs."
+    assert changed in unlike(baseline, ours, *pair)
 
 
 def test_paper_and_further_splits_have_columns(records):

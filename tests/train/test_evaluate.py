@@ -75,6 +75,10 @@ def test_spectra_are_means_over_the_whole_set(trajectories, pairs, operator, bat
     for name, factor in (("truth", 1.0), ("error", 1 - 0.9**7)):
         expected = power_spectrum(factor * truth)[1].mean(axis=0)
         np.testing.assert_allclose(found[1][name], expected, rtol=1e-3, atol=1e-6 * expected.max())
+    options = {"batch_size": batch_size, "spectra": True, "field_samples": (0,)}
+    twice = evaluate(model, trajectories, field_steps=(1, 7, -1), **options)  # the seventh is the last
+    assert twice.spectra == evaluate(model, trajectories, field_steps=(1, -1), **options).spectra
+    assert [shown["step"] for shown in twice.fields] == [1, 7]
     [found] = evaluate(operator, pairs, batch_size=batch_size, spectra=True).spectra
     assert (found["step"], found["samples"], len(found["error"])) == (None, 24, 4)
     assert evaluate(operator, pairs).spectra == []

@@ -45,11 +45,12 @@ def _run(options: Namespace) -> int:
         raise ValueError(f"--samples must be at least 1, but is {options.samples}")
     trained = load_model(options.model, device=options.device)
     if options.data is None:
-        found, drive = time_scales(trained.model), "at rest"
+        found, drive, samples = time_scales(trained.model), "at rest", None
     else:
         dataset = open_dataset(options.data)
         few = dataset.subset(range(min(options.samples, len(dataset))))
-        found = time_scales(trained.model, lambda: evaluate(trained, few, batch_size=len(few)))
+        samples = len(few)
+        found = time_scales(trained.model, lambda: evaluate(trained, few, batch_size=samples))
         drive = f"driven by {len(few)} samples of {options.data}"
     Console().print(_table(found, f"{options.model}, {drive}"))
     if options.output is not None:
@@ -57,7 +58,7 @@ def _run(options: Namespace) -> int:
             "kind": "circuit",
             "model": options.model,
             "data": options.data,
-            "samples": None if options.data is None else options.samples,
+            "samples": samples,
             "quantiles": [0.1, 0.5, 0.9],
             "cells": [{**scale._asdict(), "route": scale.route._asdict()} for scale in found],
             "versions": versions(),

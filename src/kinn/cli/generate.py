@@ -212,7 +212,12 @@ def _generate(title: str, generator: Callable[..., Any], options: Namespace, *, 
             raise ValueError(f"{path} exists already: choose another --output, or --overwrite a file")
         ours = path.with_name(path.name + ".kinn.h5")
         with _progress(title, unit) as report:
-            generator(ours, **parameters, progress=report)
+            try:  # what an interrupted run left is good, whatever lies at `path`
+                generator(ours, **{**parameters, "overwrite": False}, progress=report)
+            except ValueError:
+                if not options.overwrite:
+                    raise
+                generator(ours, **parameters, progress=report)
         with _progress("Export", "samples") as report:
             export_dataset(open_dataset(ours), path, layout=public, overwrite=options.overwrite, progress=report)
         ours.unlink()

@@ -102,9 +102,9 @@ def _reproduce(options: Namespace) -> int:
 
     from kinn.report import print_table, write_report
 
-    print_table(list(records))
+    print_table(folder / "records")  # those of earlier calls, too
     try:
-        print(f"Report: {write_report(list(records), folder / 'report.html')}")
+        print(f"Report: {write_report(folder / 'records', folder / 'report.html')}")
     except ImportError as error:  # the results are there, only the page needs the extra
         print(f"No report: {error}", file=sys.stderr)
     return 0

@@ -212,9 +212,10 @@ def _train(options: Namespace) -> int:
     )
     found = fit(task, parts["train"], parts["validation"], training, options.output, config=config, title=options.model)
     best = {name: found.curves[name][found.best_epoch - 1] for name in ("validation_loss", "relative_l2")}
+    best = {name: "not finite" if value is None else f"{value:.4g}" for name, value in best.items()}
     print(
-        f"Best of {found.epochs} epochs: {found.best_epoch}, validation loss {best['validation_loss']:.4g}, "
-        f"relative L2 error {best['relative_l2']:.4g} in physical units\n"
+        f"Best of {found.epochs} epochs: {found.best_epoch}, validation loss {best['validation_loss']}, "
+        f"relative L2 error {best['relative_l2']} in physical units\n"
         f"Model: {found.model_path}\nMeasure it on other data: kinn evaluate {found.model_path} DATA"
     )
     return 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.samples import Samples
+from kinn.data.stores import rows_per_read
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -95,7 +96,7 @@ class MinMax(nn.Module):
             data: a tensor `(N, C, *grid)`, the `inputs` or `outputs` of a data set of pairs, or a data set of
                 trajectories.
             per_channel: own constants for each channel.
-            batch_size: samples held at once.
+            batch_size: samples held at once; fewer of large ones.
         """
         low, high = None, None
         for values in _channel_batches(data, per_channel=per_channel, batch_size=batch_size):
@@ -159,7 +160,7 @@ class Standard(nn.Module):
             data: a tensor `(N, C, *grid)`, the `inputs` or `outputs` of a data set of pairs, or a data set of
                 trajectories.
             per_channel: own constants for each channel.
-            batch_size: samples held at once.
+            batch_size: samples held at once; fewer of large ones.
         """
         count, mean, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
         for values in _channel_batches(data, per_channel=per_channel, batch_size=batch_size):
@@ -243,7 +244,8 @@ def _channel_batches(
     if isinstance(data, Tensor):
         batches: Iterable[Tensor] = data.split(batch_size)
     else:
-        batches = (data.trajectories if isinstance(data, TrajectoryDataset) else data).batches(batch_size)
+        samples = data.trajectories if isinstance(data, TrajectoryDataset) else data
+        batches = samples.batches(min(batch_size, rows_per_read(samples.shape)))
     for batch in batches:
         values = batch.double().cpu().movedim(axis, 0)
         yield values.reshape(values.shape[0] if per_channel else 1, -1)

@@ -42,7 +42,7 @@ def gaussian_random_field(
         resolution: grid points `n` along each axis, at `i / n`.
         generator: a CPU generator.
         alpha: decay of the spectrum, above 1 for a finite variance.
-        tau: inverse correlation length.
+        tau: inverse correlation length; 0, scale-free, with a `sigma` of its own.
         sigma: amplitude; `tau^(alpha - 1)` if None.
         max_mode: largest wave number along an axis; the largest below `n / 2` if None.
         dtype: of the result.
@@ -67,6 +67,8 @@ def gaussian_random_field(
             f"a random field needs alpha > 1, tau >= 0 and a CPU generator, but got {alpha}, {tau} and one on "
             f"{generator.device}"
         )
+    if tau == 0 and sigma is None:
+        raise ValueError("a random field with tau = 0 needs a sigma: tau^(alpha - 1) would make it zero")
     scale = tau ** (alpha - 1) if sigma is None else sigma
     first, second = _half_plane(highest)
     square = (first**2 + second**2).double()

@@ -122,7 +122,9 @@ def run(
     if not seeds:
         raise ValueError(f"recipe {name!r} needs at least one seed, got none")
     seeds = tuple(dict.fromkeys(seeds))
-    expect_devices(chosen_device(device), devices)  # before data are made
+    expect_devices(chosen_device(device), devices)  # this, and what a batch is shared by, before data are made
+    for experiment in chosen:
+        replace(experiment.training, devices=devices)
     known = dict.fromkeys(variant.name for experiment in chosen for variant in experiment.variants)
     for variant in variants:
         if variant not in known:

@@ -89,7 +89,7 @@ class Experiment:
 
     Args:
         name: short, for files.
-        title: a sentence, for people.
+        title: a sentence, for people; `{steps}` and `{viscosity}` in it stand for what the data say of these.
         source: of the data.
         sizes: samples for "train", "validation" and "test", in the order in which they lie in the file.
         variants: the contenders.

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from kinn.data import TrajectoryDataset, open_dataset, split
+from kinn.data import OperatorDataset, TrajectoryDataset, open_dataset, split
 from kinn.recipes.experiment import Experiment, Source
 from kinn.recipes.grids import Data, on_grid, why_not
 from kinn.train import ProgressBar
@@ -133,6 +133,11 @@ def _open_public(path: Path, experiment: Experiment, samples: int) -> Data:
         raise ValueError(f"{path} holds {came}, but experiment {experiment.name!r} needs {needed}")
     if len(dataset.grid) != 2:
         raise ValueError(f"{path} has the grid {dataset.grid}, but experiment {experiment.name!r} needs two axes")
+    pairs = isinstance(dataset, OperatorDataset)
+    channels = (dataset.in_channels, dataset.out_channels) if pairs else (dataset.channels,)
+    if set(channels) != {1}:
+        came = " and ".join(map(str, channels))
+        raise ValueError(f"{path} holds fields of {came} channels, but experiment {experiment.name!r} needs one")
     if isinstance(dataset, TrajectoryDataset) and about is not None:
         least = about.n_history + experiment.unroll
         if dataset.n_frames < least:

@@ -74,7 +74,7 @@ def _experiment(
     unroll: int,
 ) -> Experiment:
     sizes, grid = _SIZES[budget], _GRID[budget]
-    resolution, steps = grid["resolution"], grid["final_time"] - 10
+    resolution = grid["resolution"]
     source = Source(
         f"navier-stokes-{resolution}",
         generate_navier_stokes,
@@ -82,7 +82,7 @@ def _experiment(
     )
     return Experiment(
         name=name,
-        title=f"Navier-Stokes, viscosity 0.001, {resolution} x {resolution}, {steps} steps ahead: {what}",
+        title=f"Navier-Stokes{{viscosity}}, {resolution} x {resolution}, {{steps}} steps ahead: {what}",
         label=label,
         source=source,
         sizes=sizes,

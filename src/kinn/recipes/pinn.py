@@ -12,6 +12,8 @@ problem as PDEBench (Takamoto et al., 2022) poses it for its PINN.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +33,7 @@ from kinn.files import atomic_file
 from kinn.metrics import FieldErrors
 from kinn.recipes.experiment import Experiment
 from kinn.train import chosen_device, sample_field
-from kinn.train.evaluate import Spectra, step_index
+from kinn.train.evaluate import Spectra, steps_of
 from kinn.train.records import peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
@@ -152,17 +154,17 @@ def pinn_result(
     spectra = Spectra(experiment.field_steps)
     for index in range(flows):
         truth = test[index]
-        found = _kept(folder / f"flow{index}.npz", partial(_solved, truth, test.time, settings, seed, device))
+        path = folder / f"flow{index}-{_identity(truth, test.time, settings, seed)}.npz"
+        found = _kept(path, partial(_solved, truth, test.time, settings, seed, device))
         prediction = torch.from_numpy(found["h"])[history:, None]
         seconds, parameters = seconds + float(found["seconds"]), int(found["parameters"])
         for name in found.keys() & {"peak_rss_bytes", "peak_gpu_bytes"}:
             memory[name] = max(memory.get(name, 0), int(found[name]))
         spectra.update(prediction[None], truth[None, history:])
         errors.update(prediction[None], truth[None, history:])
-        for step in experiment.field_steps if index == 0 else ():
-            at = step_index(step, len(prediction))
-            shown = (truth[history - 1, 0], truth[history + at, 0], prediction[at, 0])
-            fields.append(sample_field("sample 0", at + 1, *shown))
+        for step in steps_of(experiment.field_steps, len(prediction)) if index == 0 else ():
+            shown = (truth[history - 1, 0], truth[history + step - 1, 0], prediction[step - 1, 0])
+            fields.append(sample_field("sample 0", step, *shown))
     metrics, per_step = errors.compute(), errors.relative_l2_per_step()
     return {
         "parameters": parameters,
@@ -175,6 +177,12 @@ def pinn_result(
         "fields": fields,
         "spectra": spectra.compute(),
     }
+
+
+def _identity(truth: Tensor, times: list[float] | None, settings: PINNSettings, seed: int) -> str:
+    """All that determines a forecast, as a part of its file's name."""
+    about = json.dumps([asdict(settings), seed, times]).encode() + truth[0, 0].contiguous().numpy().tobytes()
+    return hashlib.sha256(about).hexdigest()[:12]
 
 
 def _solved(truth: Tensor, times: list[float] | None, settings: PINNSettings, seed: int, device: str) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from kinn.train import (
 )
 from kinn.train.settings import chosen_device
 
+_CONSTANTS = ("beta", "viscosity")  # of the equations, where public files differ in them
+
 
 def run_experiment(
     experiment: Experiment,
@@ -56,12 +58,13 @@ def run_experiment(
             path = output / "records" / experiment.name / f"{slug}-seed{seed}.json"
             identity = _identity(experiment, variant, seed, public)
             if not _is_done(path, identity):
-                left.append((variant, seed, path, {**header, **identity, **_labels(experiment, variant)}))
+                left.append((variant, seed, path, {**header, **identity}))
             paths.append(path)
     if left:  # what is finished needs no data
         folder = output / "data"
         where = {"progress": progress, "device": "cuda" if chosen_device(device).type == "cuda" else "cpu"}
         parts = load_parts(experiment, folder, public, **where)
+        experiment = as_told_by(parts["train"], experiment)
         if public:
             transfer, why_none = load_public_transfer(experiment, public[0])
             if why_none:
@@ -79,7 +82,7 @@ def run_experiment(
                     result = variant.solve(experiment, parts["test"], seed=seed, device=device, folder=run)
             except FloatingPointError as error:  # a result, too: the others go on
                 told = f"{variant.name} diverged with seed {seed}: {error}"
-                warnings.warn(f"{told}. To try again, remove {path}", stacklevel=2)
+                warnings.warn(f"{told}. To try again, remove {path} and {run}", stacklevel=2)
                 result = {
                     "metrics": {"test": {experiment.primary_metric: None}},
                     "notes": [*experiment.notes, told],
@@ -91,7 +94,7 @@ def run_experiment(
                 paths.remove(path)
                 continue
             where = {"hardware": hardware(), "versions": versions(), "date": date()}
-            write_record(path, {**header, "notes": experiment.notes, **result, **where})
+            write_record(path, {**header, **_labels(experiment, variant), **result, **where})
     return paths
 
 
@@ -129,8 +132,25 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
     }
 
 
+def as_told_by(data: Data, experiment: Experiment) -> Experiment:
+    """The experiment in the words of its data; without the paper's figures if those are of other constants."""
+    told, rollout = data.metadata, experiment.rollout
+    steps = data.n_frames - rollout.n_history if rollout and isinstance(data, TrajectoryDataset) else 0
+    viscosity = f", viscosity {told['viscosity']:g}" if "viscosity" in told else ""
+    experiment = replace(experiment, title=experiment.title.format(steps=steps, viscosity=viscosity))
+    ours = experiment.source.parameters
+    both = [name for name in _CONSTANTS if name in told and name in ours]
+    other = [f"{name} = {told[name]:g}" for name in both if told[name] != ours[name]]
+    if not other:
+        return experiment
+    note = f"The paper's figures are for other data than these, which have {', '.join(other)}: they are not shown."
+    variants = tuple(replace(variant, paper=None, paper_ratio=None) for variant in experiment.variants)
+    return replace(experiment, variants=variants, notes=(*experiment.notes, note))
+
+
 def _labels(experiment: Experiment, variant: Variant) -> dict[str, Any]:
     """What a report says of a result, and may be said anew without running anything again."""
+    variant = next(told for told in experiment.variants if told.name == variant.name)
     return {
         "title": experiment.title,
         "experiment_label": experiment.label or experiment.name,
@@ -225,6 +245,7 @@ def _train(
             "evaluate_seconds": found.seconds,
         },
         "memory": fitted.memory,
+        "device": chosen_device(settings.device).type,
         "devices": fitted.devices,
         "compiled": fitted.compiled,
         "fields": found.fields,

@@ -49,7 +49,7 @@ def shallow_water(budget: str) -> tuple[Experiment, ...]:
     return (
         Experiment(
             name="shallow-water",
-            title=f"Radial dam break, {resolution} x {resolution}: ten frames in, {frames - 10} predicted",
+            title=f"Radial dam break, {resolution} x {resolution}: ten frames in, {{steps}} predicted",
             source=source,
             sizes=sizes,
             variants=(

@@ -278,7 +278,7 @@ def _experiment(recipe: str, name: str, budget: str, groups: dict[str, list[Reco
     variants = []
     for variant, runs in groups.items():
         for what in ("role", "parameters", "factor"):
-            values = {str(getattr(record, what)) for record in runs} - {"{}"}
+            values = {str(getattr(record, what)) for record in runs} - {"{}", "None"}  # a diverged run knows less
             if len(values) > 1:
                 raise ValueError(f"the records of {variant} in {name} disagree on {what}: {sorted(values)}")
         variants.append(Variant(variant, runs[0].role, tuple(sorted(runs, key=lambda r: r.seed))))

@@ -64,6 +64,9 @@ class Record:
     transfer: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     parameters: int | None = None
+    device: str = ""
+    devices: int = 1
+    compiled: str = ""
     best_epoch: int | None = None
     test_samples: int | None = None
     origin: str = ""
@@ -77,9 +80,9 @@ class Record:
 REQUIRED = ("experiment", "variant", "role", "seed", "primary_metric", "metrics")
 TEXTS = (
     *("experiment", "variant", "role", "primary_metric", "recipe", "title", "experiment_label"),
-    *("budget", "model", "command", "date"),
+    *("budget", "model", "command", "date", "device", "compiled"),
 )
-WHOLE_NUMBERS = ("seed", "parameters", "best_epoch", "test_samples")
+WHOLE_NUMBERS = ("seed", "parameters", "devices", "best_epoch", "test_samples")
 MAPPINGS = (
     *("metrics", "arguments", "config", "data", "factor", "paper", "paper_ratio", "curves"),
     *("time", "memory", "hardware", "versions"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kinn.report.records import Experiment, Variant
 from kinn.report.wording import flatten, gap, metric_name, number_format
 
-_RATE = "config.optimizer.lr"
+_RATE, _SEED = "config.optimizer.lr", "config.training.seed"
 
 
 def verdict(experiment: Experiment) -> tuple[str, ...]:
@@ -137,6 +137,11 @@ def _unlike(experiment: Experiment) -> Iterator[str]:
         for key in dict.fromkeys(key for run in runs for key in run):
             if len({repr(run.get(key)) for run in runs}) > 1:
                 differing[key] = None
+    for variant in experiment.variants:
+        runs = [flatten({"data": r.data, "config": r.config}) for r in variant.records if r.trained]
+        keys = dict.fromkeys(key for run in runs for key in run if key != _SEED)
+        if changed := [key for key in keys if len({repr(run.get(key)) for run in runs}) > 1]:
+            yield f"Not like for like: the seeds of {variant.name} differ in {', '.join(changed)}."
     if _RATE in differing:  # tuned alike, each to its best, is like for like
         del differing[_RATE]
         found = {v.name: flatten({"config": v.records[0].config}).get(_RATE) for v in experiment.variants}
@@ -144,5 +149,6 @@ def _unlike(experiment: Experiment) -> Iterator[str]:
         yield f"Each model has its own learning rate: {', '.join(rates)}."
     if differing:
         yield f"Not like for like: the variants differ in {', '.join(differing)}."
-    if len({repr(r.hardware) for r in experiment.records}) > 1:
-        yield "The variants ran on different machines: their times do not compare."
+    where = {repr((r.hardware, r.device or "cpu", r.devices, r.compiled or "none")) for r in experiment.records}
+    if len(where) > 1:
+        yield "The variants ran on different machines or devices: their times do not compare."

@@ -65,9 +65,8 @@ class Spectra:
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         """Take in a batch, `(B, T, C, *grid)` or without the time; of the channels the first counts."""
-        moments = [None] if self.steps is None else [step_index(s, truth.shape[1]) + 1 for s in self.steps]
         self.samples += len(truth)
-        for step in moments:
+        for step in [None] if self.steps is None else steps_of(self.steps, truth.shape[1]):
             sums = self.sums.setdefault(step, {"truth": 0.0, "error": 0.0})
             for name, values in (("truth", truth), ("error", prediction - truth)):
                 images = (values if step is None else values[:, step - 1])[:, 0].double().cpu().numpy()
@@ -203,23 +202,26 @@ def _sample_fields(
         if trained.rollout is None:
             found.append(sample_field(f"sample {sample}", None, given[0, 0], truth[0, 0], prediction[0, 0]))
             continue
-        for step in steps:
-            index = step_index(step, truth.shape[1])
-            fields = given[0, -1, 0], truth[0, index, 0], prediction[0, index, 0]
-            found.append(sample_field(f"sample {sample}", index + 1, *fields))
+        for step in steps_of(steps, truth.shape[1]):
+            fields = given[0, -1, 0], truth[0, step - 1, 0], prediction[0, step - 1, 0]
+            found.append(sample_field(f"sample {sample}", step, *fields))
     return found
 
 
-def step_index(step: int, steps: int) -> int:
-    """Where a rollout's step lies on the time axis; 1 is the first, -1 the last.
+def steps_of(wanted: Sequence[int], steps: int) -> list[int]:
+    """Steps of a rollout of so many, each once: 1 is the first; of those wanted -1 is the last.
 
     Raises:
         IndexError: if the rollout has no such step.
+
+    Example:
+        >>> steps_of((1, 10, -1), 10)
+        [1, 10]
     """
-    index = step - 1 if step > 0 else steps + step
-    if step == 0 or not 0 <= index < steps:
-        raise IndexError(f"there is no rollout step {step}: steps count from 1 to {steps}")
-    return index
+    for step in wanted:
+        if step == 0 or not -steps <= step <= steps:
+            raise IndexError(f"there is no rollout step {step}: steps count from 1 to {steps}")
+    return list(dict.fromkeys(step if step > 0 else steps + 1 + step for step in wanted))
 
 
 def sample_field(label: str, step: int | None, given: Tensor, truth: Tensor, prediction: Tensor) -> dict[str, Any]:

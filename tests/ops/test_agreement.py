@@ -86,6 +86,19 @@ def test_periodic(make, check, lines, axis):
         check(grid_scan, make(2, (9, 8), 6, 3), **options)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_loop_that_loses_nothing_poisons_no_gradient(make, backend):
+    """Steps of zero, and so small that the inverse of their loss overflows, beside others."""
+    arguments = {k: v.float() for k, v in make(1, (6, 2), 4, 3).items()}
+    arguments["dt"][..., 0], arguments["dt"][..., 1] = 0, 1e-40
+    arguments["x"] *= 1e9
+    for leaf in arguments.values():
+        leaf.requires_grad_()
+    y = grid_scan(**arguments, axis=0, lines="separate", boundary="periodic", backend=backend)
+    for gradient in torch.autograd.grad(y.sum(), list(arguments.values())):
+        assert gradient.isfinite().all()
+
+
 def test_without_skip(make, check):
     arguments = make(2, (20,), 5, 3)
     del arguments["D"]

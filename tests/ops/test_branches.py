@@ -176,6 +176,12 @@ def test_who_gets_the_kernels(monkeypatch):
     assert took(KirchhoffBlock(300, d_state=1), torch.rand(1, 23, 23, 300)) == []
 
 
+def test_filters_of_unequal_widths_are_refused(normal):
+    x, *norm, matrix, _, _, mix, _, _, _ = evolution_arguments(normal, (1, 30, 20), 6, 8, 3, False, False)
+    with pytest.raises(ValueError, match=r"expected filters of one odd width on 2 axes, got \(3, 5\)"):
+        evolution_branch(x, matrix, torch.rand(8, 1, 3, 5), None, mix, None, norm=norm)
+
+
 def test_public_functions(normal):
     x, y, *norm, gate, inner_weight, inner_bias, out, _, _ = gate_arguments(normal, (1, 30, 20), 6, 8, True)
     inner = (inner_weight, inner_bias)

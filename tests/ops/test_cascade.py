@@ -93,9 +93,12 @@ class TestAgreement:
             threads(count)
             check(draw(batch, (5, 7), 9, 2, routes=4), routes=ROUTES)
 
-    @pytest.mark.parametrize(("batch", "length", "d", "n"), [(0, 5, 3, 2), (2, 0, 3, 2), (2, 5, 0, 2), (2, 5, 3, 0)])
-    def test_empty(self, check, batch, length, d, n):
-        check(draw(batch, (length,), d, n), routes=[(0, False), (0, True)])
+    @pytest.mark.parametrize(
+        ("batch", "length", "d", "n", "rank"),
+        [(0, 5, 3, 2, 2), (2, 0, 3, 2, 2), (2, 40, 0, 2, 2), (2, 40, 3, 0, 2), (2, 40, 3, 2, 0), (2, 40, 3, 0, 0)],
+    )
+    def test_empty(self, check, batch, length, d, n, rank):
+        check(draw(batch, (length,), d, n, rank=rank), routes=[(0, False), (0, True)])
 
     def test_periodic_goes_cell_by_cell(self, check):
         check(draw(2, (6, 5), 4, 3), routes=ROUTES[:2], boundary="periodic")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kinn.nn import ChannelMLP
-from kinn.ops import channel_mix, channel_mlp, mlp
+from kinn.ops import channel_mix, channel_mlp, mlp, use_backend
 from kinn.ops.cpu import mix_cpu, mlp_cpu
 from kinn.ops.reference import mix_reference, mlp_reference
 
@@ -77,6 +77,9 @@ def test_gelu_everywhere():
     (exact_slope,) = torch.autograd.grad(exact, leaf, given)
     assert ((value - exact) / (1 + exact.abs())).abs().max() < 3e-7
     assert ((slope - exact_slope) / (1 + exact_slope.abs())).abs().max() < 1e-6
+    huge = torch.tensor([[1e38], [-1e38]], requires_grad=True)
+    (slope,) = torch.autograd.grad(mlp_cpu(huge, None, None, 0.0, one, None, one, None).sum(), huge)
+    assert slope.flatten().tolist() == [1, 0]
     ends = mlp_cpu(torch.tensor([[torch.nan], [torch.inf], [1.0]]), None, None, 0.0, one, None, one, None).flatten()
     assert ends[0].isnan()
     assert ends[1] == torch.inf
@@ -117,6 +120,27 @@ def test_second_derivative(norm):
         torch.testing.assert_close(got.double() / scale, expected / scale, rtol=0, atol=1e-4)
 
 
+def test_further_derivatives_do_not_stop():
+    """The third, with compiled kernels in the first, is the definition's."""
+    arguments = draw(700, 3, 4, 2, norm=False)  # a norm of three channels magnifies rounding
+
+    def third(function, arguments):
+        x = arguments[0].detach().requires_grad_()
+        y = function(x, *arguments[1:]).sin().sum()
+        for _ in range(2):
+            (g,) = torch.autograd.grad(y, x, create_graph=True)
+            y = g.sin().sum()
+        return torch.autograd.grad(y, x)[0]
+
+    expected = third(mlp_reference, double(arguments))
+    torch.testing.assert_close(third(mlp_cpu, arguments).double(), expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+
+def test_parameters_on_another_device_are_refused():
+    with pytest.raises(RuntimeError, match="meta"):
+        ChannelMLP(6, 8, 3).to("meta")(torch.rand(1000, 6))
+
+
 def test_strided_input_and_gradient():
     arguments = draw(600, 8, 9, 4)
     expected = differentiate(mlp_cpu, arguments)
@@ -149,6 +173,8 @@ def test_who_gets_the_kernels(monkeypatch):
         return bool(calls)
 
     assert took(lambda: layer(x))
+    with use_backend("reference"):
+        assert not took(lambda: layer(x))
     assert not took(lambda: layer(x[:100]))
     assert not took(lambda: ChannelMLP(6, 6000, 3)(x))
     assert not took(lambda: ChannelMLP(6, 8, 3).double()(x.double()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -51,7 +52,9 @@ def peak_memory(
         kind, value = receiver.recv()
     except EOFError:
         child.join()
-        raise NoMemoryError(f"out of memory: its process was ended by signal {-(child.exitcode or 0)}") from None
+        if child.exitcode == -signal.SIGKILL:  # as the system ends what takes too much
+            raise NoMemoryError("out of memory: its process was killed") from None
+        raise RuntimeError(f"its process ended with exit code {child.exitcode}, before it had a result") from None
     child.join()
     if kind == "memory":
         raise NoMemoryError(value)

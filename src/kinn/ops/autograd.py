@@ -15,6 +15,11 @@ def transformed() -> bool:
     )
 
 
+def exporting() -> bool:
+    """Whether a program is exported, whose batch may have any size; before PyTorch 2.7 also whether it is compiled."""
+    return torch.compiler.is_exporting() if hasattr(torch.compiler, "is_exporting") else torch.compiler.is_compiling()
+
+
 def register_scan(name: str) -> None:
     """Make `kinn::<name>` differentiable by `kinn::<name>_backward`.
 

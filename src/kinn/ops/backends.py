@@ -8,12 +8,13 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from kinn.ops import cpu, triton
 from kinn.ops.autograd import transformed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 BACKENDS = ("auto", "cpu", "triton", "reference")
 _FASTEST = {"cpu": "cpu", "cuda": "triton", "meta": "cpu"}  # by the kind of device; operators know their shapes
@@ -48,6 +49,11 @@ def use_backend(backend: str) -> Iterator[None]:
         yield
     finally:
         _preferred = before
+
+
+def kernels_fit(x: Tensor, parameters: Sequence[Tensor | None], most_weights: int) -> bool:
+    """Whether fused kernels compute a block's other parts: see `kinn.ops.cpu.kernels_fit`; the reference has none."""
+    return _preferred != "reference" and cpu.kernels_fit(x, parameters, most_weights)
 
 
 def backend_for(where: str, backend: str, device: torch.device) -> str:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kinn.ops.autograd import transformed
-from kinn.ops.cpu import BRANCH_MOST_WEIGHTS, evolution_cpu, evolution_fits, gate_cpu, kernels_fit
+from kinn.ops.backends import kernels_fit
+from kinn.ops.cpu import BRANCH_MOST_WEIGHTS, evolution_cpu, evolution_fits, gate_cpu
 from kinn.ops.reference import evolution_reference, gate_reference
 from kinn.ops.shapes import expect_shapes
 
@@ -36,13 +37,13 @@ def evolution_branch(
 
     In single precision on a CPU, on 2-D grids and with matrices that stay in the near caches, compiled kernels walk
     through the grid row by row: nothing between `x` and the result reaches memory, neither forth nor back. Otherwise,
-    and under autocast, compilers and function transforms, it is PyTorch's own operations. Differentiable twice either
+    and under autocast, compilers and function transforms, it is PyTorch's own operations. Differentiable at will either
     way.
 
     Args:
         x: fields `(b, *grid, c)` on one to three axes.
         matrix: `(d, c)`.
-        filters: one per channel, `(d, 1, *taps)`, of odd widths, centred.
+        filters: one per channel, `(d, 1, *taps)`, of one odd width along all axes, centred.
         filter_bias: `(d,)`, or None.
         mix: matrix across channels behind the filters, `(d, d)`, or None.
         mix_bias: `(d,)`, or None.
@@ -57,8 +58,8 @@ def evolution_branch(
         ValueError: shapes that do not fit each other.
     """
     c, d, taps = x.shape[-1], len(matrix), tuple(filters.shape[2:])
-    if len(taps) != x.dim() - 2 or not all(tap % 2 for tap in taps):
-        raise ValueError(f"evolution_branch: expected filters of odd widths on {x.dim() - 2} axes, got {taps}")
+    if len(taps) != x.dim() - 2 or len(set(taps)) > 1 or not taps[0] % 2:
+        raise ValueError(f"evolution_branch: expected filters of one odd width on {x.dim() - 2} axes, got {taps}")
     expect_shapes(
         "evolution_branch", matrix=(matrix, (d, c)), filters=(filters, (d, 1, *taps)), filter_bias=(filter_bias, (d,)),
         mix=(mix, (d, d)), mix_bias=(mix_bias, (d,)), weight=(norm[0], (c,)), bias=(norm[1], (c,)),
@@ -117,7 +118,7 @@ def gated_output(
     if inner_norm is not None:
         y = _within_reach(y)
     arguments = (x, y, weight, bias, gate, inner_weight, inner_bias, out, eps, inner_eps)
-    fits = gate is not None and factor is None and y.dtype == x.dtype
+    fits = gate is not None and factor is None and y.dtype == x.dtype and y.device == x.device
     if fits and kernels_fit(x, (weight, bias, gate, inner_weight, inner_bias, out), BRANCH_MOST_WEIGHTS):
         return gate_cpu(*arguments)
     return gate_reference(*arguments, factor)

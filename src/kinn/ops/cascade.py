@@ -111,7 +111,12 @@ def cascade_scan(
         y = cascade_triton(
             x, projection, dt_weight, dt_bias, a, D, routes, joined, wiring == "series", injection, float(dt_scale)
         )
-    elif backend != "cpu" or boundary == "periodic" or not cascade_fits(x.shape[0], len(routes)):
+    elif (
+        backend != "cpu"
+        or boundary == "periodic"
+        or 0 in (*a.shape[2:], dt_weight.shape[-1])  # its kernels form no empty products
+        or not cascade_fits(x.shape[0], len(routes))
+    ):
         with torch.autocast(x.device.type, enabled=False):
             y = _by_cells(
                 drive, projection, dt_weight, dt_bias, a, D, routes, wiring, dt_scale,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kinn.ops.cpu import MLP_MOST_WEIGHTS, kernels_fit, mix_cpu, mlp_cpu
+from kinn.ops.backends import kernels_fit
+from kinn.ops.cpu import MLP_MOST_WEIGHTS, mix_cpu, mlp_cpu
 from kinn.ops.reference import mix_reference, mlp_reference
 from kinn.ops.shapes import expect_shapes
 
@@ -30,7 +31,7 @@ def channel_mlp(
 
     In single precision on a CPU, with many positions and small matrices, compiled kernels take the positions in short
     pieces and form the hidden channels again in the backward: they never reach memory. Otherwise, and under autocast,
-    compilers and function transforms, it is PyTorch's own operations. Differentiable twice either way.
+    compilers and function transforms, it is PyTorch's own operations. Differentiable at will either way.
 
     Args:
         x: fields `(..., i)`.
@@ -94,6 +95,7 @@ def channel_mix(
     """
     i, o = x.shape[-1], len(matrix)
     expect_shapes("channel_mix", field=(field, (*x.shape[:-1], o)), matrix=(matrix, (o, i)), bias=(bias, (o,)))
-    if field.dtype == x.dtype and kernels_fit(x, (matrix, bias), MLP_MOST_WEIGHTS):
+    alike = field.dtype == x.dtype and field.device == x.device
+    if alike and kernels_fit(x, (matrix, bias), MLP_MOST_WEIGHTS):
         return mix_cpu(x, field, matrix, bias, gelu)
     return mix_reference(x, field, matrix, bias, gelu)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kinn.ops.autograd import transformed
+from kinn.ops.autograd import exporting, transformed
 from kinn.ops.discretize import DISCRETIZATIONS
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def scan_reference(
     Raises:
         ValueError: a negative `dt` or `a`.
     """
-    if not torch.compiler.is_compiling() and not transformed():  # values that cannot be looked at
+    # values that cannot be looked at
+    if not torch.compiler.is_compiling() and not transformed() and x.device.type != "meta":
         check_sign(dt.amin().item() if dt.numel() else 0.0, a.amin().item() if a.numel() else 0.0)
     batch, n = x.shape[0], a.shape[1]
     drive, dt, B, C = path.gather(x), path.gather(dt), path.gather(B), path.gather(C)
@@ -65,7 +66,7 @@ def scan_reference(
         state = retain * state + inject * B_t[:, None, :] * drive_t[:, :, None]
         return state, (state * C_t[:, None, :]).sum(-1)
 
-    if torch.compiler.is_exporting() and path.steps:
+    if exporting() and path.steps:
         state, outputs = _exported_loop(step, state, (drive, dt, B, C))
     else:
         outputs = []

@@ -131,7 +131,8 @@ def grid_scan(
         lines: "joined", one raster sequence over the whole grid in which the lines along `axis` follow each other,
             the remaining axes row-major; or "separate", every line a sequence of its own.
         boundary: "zero" starts from rest (or `initial_state`); "periodic" starts each sequence in the state that it
-            ends in: `h0 = hL / (1 - prod A)`, with `hL` from a first pass that starts from rest.
+            ends in: `h0 = hL / (1 - prod A)`, with `hL` from a first pass that starts from rest. A loop that loses
+            less than `eps^2` of its charge, some 1e-14 in float32, counts as one that loses that much.
         initial_state: potentials before the first position visited: `(b, d, n)` for joined lines,
             `(b, *other axes, d, n)` for separate ones; None for zero.
         injection: "zoh" or "euler".
@@ -204,7 +205,7 @@ def _scan(
     if periodic:
         _, state = scan(*arguments, skip, None, path, injection)
         lost = -torch.expm1(-path.gather(dt.to(dtype).flatten(1, -2)).sum(1).unsqueeze(-1) * a)  # 1 - prod A
-        state = state / lost.clamp_min(torch.finfo(dtype).tiny)
+        state = state / lost.clamp_min(torch.finfo(dtype).eps ** 2)  # less, and gradients would overflow
     y, state = scan(*arguments, skip, state, path, injection)
     y = y.reshape(x.shape).to(x.dtype)
     return (y, state.reshape(state_shape)) if return_state else y

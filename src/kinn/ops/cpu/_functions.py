@@ -47,6 +47,12 @@ def _reduced(builder, vector: Vector, exponent):
     return k, f, s, q
 
 
+def _vanishing(builder, vector: Vector, exponent, s):
+    """`s = 2^k` of :func:`_reduced`, but 0 where the exponent lies below all normal numbers."""
+    least = constant(vector, 1.0 - _BIAS[vector.dtype.bitwidth])
+    return builder.select(builder.fcmp_ordered("<", exponent, least), constant(vector, 0.0), s)
+
+
 @intrinsic
 def expm1_of_log2(typingctx, exponent):
     """`2^exponent - 1` for `exponent <= 0`, to full relative precision also near 0."""
@@ -107,7 +113,9 @@ def softplus(typingctx, x):
         zero = constant(x, 0.0)
         positive = builder.fcmp_ordered(">", args[0], zero)
         below = builder.select(positive, builder.fneg(args[0]), args[0])  # -|x|
-        _, f, s, q = _reduced(builder, x, builder.fmul(below, constant(x, 1 / math.log(2.0))))
+        exponent = builder.fmul(below, constant(x, 1 / math.log(2.0)))
+        _, f, s, q = _reduced(builder, x, exponent)
+        s = _vanishing(builder, x, exponent, s)
         g = builder.fmul(f, multiply_add(builder, q, f, constant(x, math.log(2.0))))
         e = multiply_add(builder, s, g, s)
         *coefficients, p = (constant(x, c) for c in _P[x.dtype.bitwidth])
@@ -126,7 +134,9 @@ def sigmoid(typingctx, x):
         zero, one = constant(x, 0.0), constant(x, 1.0)
         positive = builder.fcmp_ordered(">", args[0], zero)
         below = builder.select(positive, builder.fneg(args[0]), args[0])  # -|x|
-        _, f, s, q = _reduced(builder, x, builder.fmul(below, constant(x, 1 / math.log(2.0))))
+        exponent = builder.fmul(below, constant(x, 1 / math.log(2.0)))
+        _, f, s, q = _reduced(builder, x, exponent)
+        s = _vanishing(builder, x, exponent, s)
         g = builder.fmul(f, multiply_add(builder, q, f, constant(x, math.log(2.0))))
         e = multiply_add(builder, s, g, s)
         return builder.fdiv(builder.select(positive, one, e), builder.fadd(one, e))
@@ -152,6 +162,7 @@ def gelu_and_slope(typingctx, x):
         size = builder.select(negative, builder.fneg(args[0]), args[0])
         half_square = builder.fmul(builder.fmul(args[0], args[0]), constant(x, -0.5 / math.log(2.0)))
         _, f, s, q = _reduced(builder, x, half_square)
+        s = _vanishing(builder, x, half_square, s)
         g = builder.fmul(f, multiply_add(builder, q, f, constant(x, math.log(2.0))))
         density = multiply_add(builder, s, g, s)
         t = builder.fdiv(one, multiply_add(builder, size, constant(x, _TAIL_SCALE), one))

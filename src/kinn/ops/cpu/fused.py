@@ -1,6 +1,6 @@
-"""How a fused operation becomes a torch operator: `kinn::<name>` and its backward, differentiable twice.
+"""How a fused operation becomes a torch operator: `kinn::<name>` and its backward, differentiable at will.
 
-Kernels give values and first derivatives; second derivatives, which nobody needs fast, are the plain definition's.
+Kernels give values and first derivatives; further ones, which nobody needs fast, are the plain definition's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def kernels_fit(x: Tensor, parameters: Sequence[Tensor | None], most_weights: in
         not torch.compiler.is_compiling()  # compilers fuse by themselves, exporters know nothing of our operators
         and x.device.type == "cpu"
         and all(type(t) in (Tensor, torch.nn.Parameter) and t.dtype == torch.float32 for t in (x, *given))
+        and all(t.device == x.device for t in given)
         and x.numel() >= _LEAST_ROWS * x.shape[-1]
         and all(t.numel() <= most_weights for t in given)
         and not torch.is_autocast_enabled("cpu")
@@ -103,7 +104,12 @@ def register(
         ctx.save_for_backward(inputs[0], *tensors)
 
     def second_order(ctx, *given):
-        dy, *tensors = (None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors)
+        further = torch.is_grad_enabled()  # third derivatives are wanted: the graph goes on
+
+        def apart(t):
+            return t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
+
+        dy, *tensors = (None if t is None else apart(t) for t in ctx.saved_tensors)
         of = [t for t in tensors if t is not None]
         with torch.enable_grad():
             y = reference(*merge(tensors, ctx.options))
@@ -111,7 +117,9 @@ def register(
             taken = [g for t, g in zip(tensors, given) if t is not None]
             pairs = [(f, g) for f, g in zip(first, taken) if g is not None and f.requires_grad]
             leaves: list[Any] = [dy, *of]
-            found = torch.autograd.grad([f for f, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True)
+            found = torch.autograd.grad(
+                [f for f, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True, create_graph=further
+            )
         by_leaf = dict(zip(map(id, leaves), found))
         second = [None if t is None else by_leaf[id(t)] for t in tensors]
         return (by_leaf[id(dy)], *merge(second, [None] * len(ctx.options)))

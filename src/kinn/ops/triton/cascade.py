@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from kinn.ops.autograd import register_cascade
+from kinn.ops.autograd import exporting, register_cascade
 from kinn.ops.triton.scan import processors_of, with_rows
 
 if TYPE_CHECKING:
@@ -50,14 +50,9 @@ def cascade_fits_triton(
     grid = x.shape[1:-1]
     m = math.prod(grid)
     if joined:
-        return m <= _SHORT or _any_batch() or 2 * x.shape[0] * routes >= processors_of(x)
+        return m <= _SHORT or exporting() or 2 * x.shape[0] * routes >= processors_of(x)
     lengths = [grid[axis] for axis in axes]
-    return max(lengths) <= _SHORT or _any_batch() or 2 * x.shape[0] * sum(m // t for t in lengths) >= processors_of(x)
-
-
-def _any_batch() -> bool:
-    """Whether an operator is chosen for batches of all sizes."""
-    return torch.compiler.is_exporting() if hasattr(torch.compiler, "is_exporting") else torch.compiler.is_compiling()
+    return max(lengths) <= _SHORT or exporting() or 2 * x.shape[0] * sum(m // t for t in lengths) >= processors_of(x)
 
 
 def cascade_triton(

@@ -70,8 +70,10 @@ def main() -> None:
             found = results[f"{title}, batch {batch}"] = measure(what, batch, options.repeats)
             for name in MODELS:
                 found[name]["peak_mib"] = (peak_memory(partial(what, batch=batch), name) or math.nan) / 2**20
+    batches = " ".join(map(str, options.batches))
+    how = f"--repeats {options.repeats} --threads {options.threads} --batches {batches}"
     record = {
-        "command": f"python benchmarks/image_step.py --repeats {options.repeats} --threads {options.threads}",
+        "command": f"python benchmarks/image_step.py {how}",
         "what": "float32, 224 x 224, 1000 classes; forward in evaluation, with backward in training, no optimiser",
         "threads": options.threads,
         "seed": 0,

@@ -26,7 +26,7 @@ def test_shapes_that_do_not_fit_are_named(side):
             lambda: gated_output(x, r(2, side, side, 8), r(8, 6), r(5, 8), norm=norm),
             r"expected out of the shape \(6, 8\)",
         ),
-        (lambda: evolution_branch(x, r(8, 6), r(8, 1, 3, 2), None, r(8, 8), None, norm=norm), "filters of odd widths"),
+        (lambda: evolution_branch(x, r(8, 6), r(8, 1, 3, 2), None, r(8, 8), None, norm=norm), "of one odd width"),
         (
             lambda: evolution_branch(x, r(8, 6), r(8, 1, 3, 3), None, r(8, 4), None, norm=norm),
             r"mix of the shape \(8, 8\)",

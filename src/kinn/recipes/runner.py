@@ -133,7 +133,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
 
 
 def as_told_by(data: Data, experiment: Experiment) -> Experiment:
-    """The experiment in the words of its data; without the paper's figures if those are of other constants."""
+    """The experiment with the title that its data give it; without the paper's figures if their constants differ."""
     told, rollout = data.metadata, experiment.rollout
     steps = data.n_frames - rollout.n_history if rollout and isinstance(data, TrajectoryDataset) else 0
     viscosity = f", viscosity {told['viscosity']:g}" if "viscosity" in told else ""

@@ -30,6 +30,9 @@ class Record:
             `dt_scale` is None for models that are not told the grid spacing.
         spectra: `{"step": 40, "samples": 20, "truth": [...], "error": [...]}`, mean power over the test samples at
             wavenumbers 1, 2, ...; `step` is None for pairs.
+        device: kind of device that trained, "cpu" or "cuda"; "" in records that do not say.
+        devices: how many of them trained together.
+        compiled: what `torch.compile` made of the training steps; "" in records that do not say.
         test_samples: how many samples of the test set it was measured on; None for all.
         notes: what a reader of the tables must know of the setting.
         origin: where the record came from, for messages.

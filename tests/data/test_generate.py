@@ -88,6 +88,36 @@ def test_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
     assert_same(path, generate_poisson(tmp_path / "whole.h5", samples=400, resolution=32))
 
 
+def test_a_second_process_waits_for_the_first(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "shared.h5"
+    code = (
+        f"from kinn.data import generate_poisson; generate_poisson({str(path)!r}, samples=10, resolution=24, chunk=3)"
+    )
+    second: list[subprocess.Popen] = []
+
+    def progress(done: int, total: int) -> None:
+        if not second and done:
+            second.append(subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}))
+            while "another process makes" not in capfd.readouterr().err:
+                assert second[0].poll() is None
+                time.sleep(0.02)
+
+    poisson(path, progress=progress)
+    assert second[0].wait(60) == 0
+    assert_same(path, poisson(tmp_path / "whole.h5"))
+    assert sorted(os.listdir(tmp_path)) == ["shared.h5", "whole.h5"]
+
+
+def test_a_part_that_goes_away_is_not_begun_in_the_middle(tmp_path: Path) -> None:
+    def remove(done: int, total: int) -> None:
+        if done == 3:
+            (tmp_path / "gone.h5.part").unlink()
+
+    with pytest.raises(OSError, match="nothing was kept; run again"):
+        poisson(tmp_path / "gone.h5", progress=remove)
+    assert os.listdir(tmp_path) == []
+
+
 @both
 def test_samples_do_not_depend_on_chunks_or_their_number(tmp_path: Path, generate: Callable) -> None:
     name = "input" if generate is poisson else "trajectory"

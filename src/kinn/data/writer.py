@@ -6,13 +6,16 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from kinn._version import __version__
@@ -70,7 +73,7 @@ def write_chunks(
     """Write a file under `<path>.part`, chunk by chunk, and give it its name when it is whole.
 
     Stopped in the middle, the `.part` file keeps the chunks that were finished and a second call goes on after them. A
-    file that already holds the same is left alone.
+    file that already holds the same is left alone. While another process makes the file, this one waits for it.
 
     Args:
         path: the file to make; folders on the way are made, too.
@@ -86,20 +89,58 @@ def write_chunks(
 
     Raises:
         ValueError: if `path` or the `.part` file holds something else and `overwrite` is not set.
-        OSError: if the disk is too small or gets full.
+        OSError: if the disk is too small or gets full, or the `.part` file goes away.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
     if chunk < 1:
         raise ValueError(f"chunk must be positive, but is {chunk}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name the file to make")
-    if path.exists() and not overwrite:
-        difference = plan.difference(read_attributes(path))
-        if difference is None:
-            return path
+    if not overwrite and _is_made(path, plan):
+        return path
+    with _alone(path):
+        if overwrite or not _is_made(path, plan):  # by the process that this one waited for
+            _write_part(path, plan, make, chunk, overwrite, progress)
+    return path
+
+
+def _is_made(path: Path, plan: FilePlan) -> bool:
+    if not path.exists():
+        return False
+    difference = plan.difference(read_attributes(path))
+    if difference is not None:
         raise ValueError(f"{path} already holds other data ({difference}): choose another path, or overwrite it")
+    return True
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time: of two that write one `.part` file the slower would spoil what the faster has finished."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        told = f"kinn: another process makes {path}: waiting for it (its lock is {lock.lock_file})"
+        print(told, file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows deletes nothing that is open
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def _write_part(
+    path: Path,
+    plan: FilePlan,
+    make: Callable[[range, Callable[[int], None]], Mapping[str, Tensor]],
+    chunk: int,
+    overwrite: bool,
+    progress: Progress | None,
+) -> None:
+    part = path.with_name(path.name + ".part")
     if part.exists():
         _check_part(part, plan, overwrite=overwrite)
     done = int(read_attributes(part)["finished"]) if part.exists() else 0
@@ -112,7 +153,7 @@ def write_chunks(
         rows = range(done, min(done + chunk, plan.samples))
         before = done * plan.work_per_sample
         arrays = make(rows, lambda units, before=before: progress(before + units, total) if progress else None)
-        if not part.exists():  # as late as this: wrong parameters leave nothing behind
+        if done == 0 and not part.exists():  # as late as this: wrong parameters leave nothing behind
             _create(part, plan)
         _append(part, rows, arrays, plan.samples)
         done = rows.stop
@@ -120,7 +161,6 @@ def write_chunks(
             progress(done * plan.work_per_sample, total)
     os.replace(part, path)
     _sync(path.parent)
-    return path
 
 
 def _check_part(part: Path, plan: FilePlan, *, overwrite: bool) -> None:

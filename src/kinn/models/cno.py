@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kinn.models.checks import check_divisible, check_fields
-from kinn.models.parts import Convolution, PlainConv, Residual, plain_pair
+from kinn.models.parts import Convolution, PlainConv, Residual, UShape, plain_pair
 from kinn.models.registry import register_model
-from kinn.nn import FilteredActivation, on_training_grid
+from kinn.nn import FilteredActivation
 from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _HIDDEN = 64  # channels between the two convolutions of lift and project
 
 
 @register_model
-class CNO(nn.Module):
+class CNO(UShape):
     """Convolutional neural operator (Raonic et al., 2023).
 
     Level 0 has `width / 2` channels at full resolution, level `i` has `2^(i-1) width` at `1 / 2^i` of it::
@@ -75,10 +74,8 @@ class CNO(nn.Module):
         expect_at_least("CNO", 0, skip_blocks=skip_blocks, neck_blocks=neck_blocks)
         self.in_channels = in_channels
         self.levels = levels
-        channels = [width // 2, *(width * 2**level for level in range(levels))]
+        channels, upper = self.channels_of(width, levels)
         neck = channels[-1]
-        # The way up starts from the neck alone; every later level also gets its skip, of as many channels.
-        upper = [*(2 * c for c in channels[1:-1]), neck]
         self.lift = plain_pair(in_channels, _HIDDEN, channels[0], _Shifted(_HIDDEN), beyond="zeros")
         self.down = nn.ModuleList(_convolution(channels[i], channels[i + 1], 0.5) for i in range(levels))
         self.skips = nn.ModuleList(
@@ -91,29 +88,13 @@ class CNO(nn.Module):
         self.unused = _convolution(2 * channels[0], 2 * channels[0]).requires_grad_(False)
         self.project = plain_pair(2 * channels[0], _HIDDEN, out_channels, _Shifted(_HIDDEN), beyond="replicate")
 
-    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
-        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
+    def turn(self, x: Tensor) -> Tensor:
+        """Residual blocks and a convolution."""
+        return self.neck(x)
 
-        Args:
-            x: input fields.
-            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
-                its sizes are those to be divisible; fields are interpolated there and back.
-        """
-        check_fields(x, self.in_channels)
-        return on_training_grid(self._apply_network, x, dt_scale, periodic=False)
-
-    def _apply_network(self, x: Tensor) -> Tensor:
-        check_divisible(x, 2**self.levels, "CNO")
-        x = self.lift(x.movedim(1, -1))
-        skips = []
-        for down, skip in zip(self.down, self.skips):
-            skips.append(skip(x))
-            x = down(x)
-        x = self.neck(x)
-        for level in reversed(range(self.levels)):
-            x = self.up[level](self.mix[level](x))
-            x = torch.cat((x, skips[level]), dim=-1)
-        return self.project(x).movedim(-1, 1)
+    def rise(self, level: int, x: Tensor) -> Tensor:
+        """A convolution at the coarser grid, and the one to the finer."""
+        return self.up[level](self.mix[level](x))
 
 
 class _Shifted(nn.Sequential):

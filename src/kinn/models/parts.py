@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
+from kinn.models.checks import check_divisible, check_fields
+from kinn.nn import on_training_grid
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["BatchNorm", "Beyond", "Convolution", "PlainConv", "Residual", "plain_pair"]
+__all__ = ["BatchNorm", "Beyond", "Convolution", "PlainConv", "Residual", "UShape", "plain_pair"]
 
 Beyond = Literal["zeros", "replicate", "circular"]  # what lies beyond the grid
 
@@ -63,6 +66,65 @@ class Residual(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         return x + self.branch(x)
+
+
+class UShape(nn.Module):
+    """The U of an operator: lift, way down, neck, way up, project; every level joins its skip on the way up.
+
+    Level 0 has `width / 2` channels at full resolution, level `i` has `2^(i-1) width` at `1 / 2^i` of it. A network
+    sets `in_channels`, `levels`, `periodic` and the modules below, and says what `turn` does.
+    """
+
+    in_channels: int
+    levels: int
+    periodic: bool = False
+    lift: nn.Module
+    down: nn.ModuleList
+    skips: nn.ModuleList
+    up: nn.ModuleList
+    project: nn.Module
+
+    @staticmethod
+    def channels_of(width: int, levels: int) -> tuple[list[int], list[int]]:
+        """Channels by level, and those that reach each level on the way up: alone from the neck, later with a skip."""
+        channels = [width // 2, *(width * 2**level for level in range(levels))]
+        return channels, [*(2 * c for c in channels[1:-1]), channels[-1]]
+
+    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
+        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
+
+        Args:
+            x: input fields.
+            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
+                its sizes are those to be divisible; fields are interpolated there and back.
+        """
+        check_fields(x, self.in_channels)
+        return on_training_grid(self._apply_network, x, dt_scale, periodic=self.periodic)
+
+    def _apply_network(self, x: Tensor) -> Tensor:
+        check_divisible(x, 2**self.levels, type(self).__name__)
+        x = self.lift(x.movedim(1, -1))
+        skips = []
+        for level, (down, skip) in enumerate(zip(self.down, self.skips)):
+            x = self.before_skip(level, x)
+            skips.append(skip(x))
+            x = down(x)
+        x = self.turn(x)
+        for level in reversed(range(self.levels)):
+            x = torch.cat((self.rise(level, x), skips[level]), dim=-1)
+        return self.project(x).movedim(-1, 1)
+
+    def before_skip(self, level: int, x: Tensor) -> Tensor:
+        """What is done on the way down before a level's skip."""
+        return x
+
+    def turn(self, x: Tensor) -> Tensor:
+        """What is done in the neck."""
+        raise NotImplementedError
+
+    def rise(self, level: int, x: Tensor) -> Tensor:
+        """The way up to a level from the one below."""
+        return self.up[level](x)
 
 
 def plain_pair(

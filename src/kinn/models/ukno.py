@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from kinn.models.checks import check_divisible, check_fields
-from kinn.models.parts import Beyond, Convolution, Residual, plain_pair
+from kinn.models.parts import Beyond, Convolution, Residual, UShape, plain_pair
 from kinn.models.registry import register_model
-from kinn.nn import FilteredActivation, KirchhoffBlock, SeparableConv, on_training_grid
+from kinn.nn import FilteredActivation, KirchhoffBlock, SeparableConv
 from kinn.ops.shapes import expect_at_least
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 __all__ = ["UKNO", "UKNO_DEEP", "UKNO_SHALLOW"]
 
@@ -41,7 +36,7 @@ UKNO_SHALLOW: dict[str, Any] = {
 
 
 @register_model
-class UKNO(nn.Module):
+class UKNO(UShape):
     """U-shaped Kirchhoff neural operator: a convolutional operator U-Net with Kirchhoff blocks at its coarse levels.
 
     The backbone is CNO's (Raonic et al., 2023) with depthwise-separable convolutions. Level 0 has `width / 2` channels
@@ -126,6 +121,8 @@ class UKNO(nn.Module):
         if width < 2 or width % 2:
             raise ValueError(f"UKNO: width must be even and at least 2, got {width}")
 
+        hidden = width if lift_channels is None else lift_channels
+
         def block(channels: int) -> KirchhoffBlock:
             return KirchhoffBlock(
                 channels,
@@ -162,11 +159,8 @@ class UKNO(nn.Module):
         self.in_channels = in_channels
         self.periodic = boundary == "periodic"
         self.levels = levels
-        hidden = width if lift_channels is None else lift_channels
-        channels = [width // 2, *(width * 2**level for level in range(levels))]
+        channels, upper = self.channels_of(width, levels)
         neck = channels[-1]
-        # The way up starts from the neck alone; every later level also gets its skip, of as many channels.
-        upper = [*(2 * c for c in channels[1:-1]), neck]
 
         # Zeros around the input tell the network where the edge is; around the output they would spoil the corners.
         self.lift = pair(in_channels, channels[0], "zeros")
@@ -184,33 +178,18 @@ class UKNO(nn.Module):
         self.neck_block = block(neck) if order else None
         self.up_blocks = nn.ModuleDict({str(level): block(channels[level]) for level in coarse})
 
-    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
-        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
+    def before_skip(self, level: int, x: Tensor) -> Tensor:
+        """A Kirchhoff block at the coarser levels."""
+        return self.down_blocks[str(level)](x) if str(level) in self.down_blocks else x
 
-        Args:
-            x: input fields.
-            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
-                its sizes are those to be divisible; fields are interpolated there and back.
-        """
-        check_fields(x, self.in_channels)
-        return on_training_grid(self._apply_network, x, dt_scale, periodic=self.periodic)
-
-    def _apply_network(self, x: Tensor) -> Tensor:
-        check_divisible(x, 2**self.levels, "UKNO")
-        x = self.lift(x.movedim(1, -1))
-        skips = []
-        for level, (down, skip) in enumerate(zip(self.down, self.skips)):
-            if str(level) in self.down_blocks:
-                x = self.down_blocks[str(level)](x)
-            skips.append(skip(x))
-            x = down(x)
+    def turn(self, x: Tensor) -> Tensor:
+        """Residual blocks, a Kirchhoff block and a convolution."""
         x = self.neck(x)
         if self.neck_block is not None:
             x = self.neck_block(x)
-        x = self.neck_exit(x)
-        for level in reversed(range(self.levels)):
-            x = self.up[level](x)
-            if str(level) in self.up_blocks:
-                x = self.up_blocks[str(level)](x)
-            x = torch.cat((x, skips[level]), dim=-1)
-        return self.project(x).movedim(-1, 1)
+        return self.neck_exit(x)
+
+    def rise(self, level: int, x: Tensor) -> Tensor:
+        """A convolution to the finer grid, and a Kirchhoff block at the coarser levels."""
+        x = self.up[level](x)
+        return self.up_blocks[str(level)](x) if str(level) in self.up_blocks else x

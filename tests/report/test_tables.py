@@ -58,6 +58,18 @@ def test_reference_is_the_hardest_baseline_and_no_loser_is_left_out(records):
     assert "Worse than that baseline: UKNO K=1" in table.notes[0]
 
 
+def test_ours_is_chosen_on_validation_data(records):
+    baseline, ours = records[:2]
+    lucky = with_error(ours, 0.010, variant="UKNO K=1")
+    told = "{} is the best of our 2 on {}."
+    table = table_of([baseline, ours, lucky])  # a record without validation: by the test alone
+    assert told.format("UKNO K=1", "this test") in table.notes
+    lucky["metrics"]["validation"] = {"relative_l2": 0.03}
+    table = table_of([baseline, ours, lucky])
+    assert told.format("UKNO K=2", "validation data") in table.notes
+    assert table.notes[0].startswith("Ours was better: UKNO K=2")
+
+
 def test_metrics_that_turn_the_order_are_named(records):
     ours = records[1]
     ours["metrics"]["test"]["max_error"] = 9.0

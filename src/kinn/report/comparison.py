@@ -131,7 +131,7 @@ def published(figures: Sequence[float | None], header: str, part: str = MAIN) ->
 
 def _against(experiment: Experiment, metric: str, part: str) -> list[Column]:
     """How much lower our best variant is than each baseline, the paper's ratio beside it."""
-    ours = experiment.best("ours")
+    ours = experiment.ours
     ratios = [v.published_ratio(metric) for v in experiment.variants]
     mine = ours.metric(metric) if ours else None
     if ours is None or all(ratio is None for ratio in ratios):
@@ -153,7 +153,7 @@ def _factor(mine: Measure | None, theirs: Measure | None) -> str:
 
 
 def _ratio(experiment: Experiment) -> list[Column]:
-    baseline = experiment.best("baseline")
+    baseline = experiment.baseline
     reference = baseline.metric(experiment.primary_metric) if baseline else None
     if baseline is None or reference is None or reference.mean == 0 or len(experiment.variants) < 2:
         return []

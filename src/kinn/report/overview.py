@@ -92,7 +92,7 @@ def _tally(overview: Overview) -> list[str]:
     metric = overview.metric
     won, details = 0, []
     for experiment in overview.experiments:
-        ours, baseline = experiment.best("ours"), experiment.best("baseline")
+        ours, baseline = experiment.ours, experiment.baseline
         mine, theirs = (v.metric(metric) if v else None for v in (ours, baseline))
         if ours is None or baseline is None or mine is None or theirs is None:
             details.append(f"{experiment.label}: no finite results to compare")

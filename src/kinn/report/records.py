@@ -73,7 +73,7 @@ class Variant:
 
     @property
     def parameters(self) -> int | None:
-        """Number of trainable parameters."""
+        """Number of parameters, those that published counts include and no forward pass applies among them."""
         return next((r.parameters for r in self.records if r.parameters is not None), None)
 
     @property
@@ -174,12 +174,31 @@ class Experiment:
         """A name for files and anchors."""
         return slug(self.recipe, self.name, self.budget)
 
-    def best(self, role: str) -> Variant | None:
-        """The variant of a role with the lowest finite primary metric on test, or None."""
+    @property
+    def selection(self) -> str:
+        """The part on which the best of ours is chosen: "validation", or "test" where a record lacks it."""
+        ours = [variant for variant in self.variants if variant.role == "ours" and self._finite(variant, "test")]
+        return "validation" if all(self._finite(variant, "validation") for variant in ours) else "test"
+
+    def _finite(self, variant: Variant, part: str) -> bool:
+        score = variant.metric(self.primary_metric, part)
+        return score is not None and score.finite and score.count == len(variant.records)
+
+    @property
+    def baseline(self) -> Variant | None:
+        """The baseline with the lowest finite primary metric on test, the hardest one to beat, or None."""
+        return self._best("baseline", "test")
+
+    @property
+    def ours(self) -> Variant | None:
+        """Of our variants with a finite primary metric the one that is lowest on the part `selection`, or None."""
+        return self._best("ours", self.selection)
+
+    def _best(self, role: str, part: str) -> Variant | None:
         scored = []
         for variant in self.variants:
-            score = variant.metric(self.primary_metric)
-            if variant.role == role and score is not None and score.finite:
+            score = variant.metric(self.primary_metric, part)
+            if variant.role == role and score is not None and self._finite(variant, "test"):
                 scored.append((score.mean, variant.name, variant))
         return min(scored)[2] if scored else None
 

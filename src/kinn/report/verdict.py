@@ -11,7 +11,7 @@ _RATE, _SEED = "config.optimizer.lr", "config.training.seed"
 
 
 def verdict(experiment: Experiment) -> tuple[str, ...]:
-    """Say which variant was best on the primary metric and by how much, whether ours was worse, and what it cost.
+    """Say how our best variant and the best baseline compare on the primary metric, and what ours cost.
 
     Args:
         experiment: variants with their runs.
@@ -20,7 +20,7 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
         Sentences, the verdict itself first.
     """
     metric = metric_name(experiment.primary_metric)
-    ours, baseline = experiment.best("ours"), experiment.best("baseline")
+    ours, baseline = experiment.ours, experiment.baseline
     notes = []
     if ours is None or baseline is None:
         alone = ours or baseline
@@ -36,7 +36,8 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
         if _apart(experiment, ours, baseline) is None:
             notes.append("With a single seed the spread from seed to seed is unknown, and a small gap may be chance.")
         if (count := sum(v.role == "ours" for v in experiment.variants)) > 1:
-            notes.append(f"{ours.name} is the best of our {count} on this test.")
+            where = "on validation data" if experiment.selection == "validation" else "on this test"
+            notes.append(f"{ours.name} is the best of our {count} {where}.")
         notes.extend(_reversals(experiment, ours, baseline))
         notes.extend(_cost(ours, baseline))
     diverged = [v.name for v in experiment.variants if not _mean(experiment, v)[1]]

@@ -9,7 +9,6 @@ logarithm of the median time over the logarithm of the size: 1 where cost is lin
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from kinn.bench import take_turns
 from kinn.ops import cascade_scan
-from kinn.train import date, hardware, versions
+from kinn.records import write_record
 
 BASE = {"length": 4096, "channels": 64, "potentials": 8, "cells": 2, "routes": 2}
 VARIED = {
@@ -78,11 +77,8 @@ def main() -> None:
         "threads": options.threads,
         "seed": 0,
         "results": results,
-        "hardware": hardware(),
-        "versions": versions(),
-        "date": date(),
     }
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(options.output, record)
 
 
 if __name__ == "__main__":

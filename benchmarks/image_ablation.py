@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from kinn.models.vision import KINN
 from kinn.nn import KirchhoffBlock
-from kinn.train import date, hardware, versions, write_record
+from kinn.records import write_record
 
 RESULTS = Path(__file__).resolve().parents[1] / "results/image_ablation"
 SIZE = {"in_chans": 1, "num_classes": 10, "depths": (1, 1, 2), "dims": (16, 32, 64)}
@@ -209,8 +209,7 @@ def main() -> None:
                 "kind": "image-ablation", "data": data, "variant": name, "seed": seed, "command": command,
                 "epochs": EPOCHS,
             }  # fmt: skip
-            where = {"hardware": hardware(), "versions": versions(), "date": date()}
-            write_record(path, {**header, **measure(data, name, seed, parts), **where})
+            write_record(path, {**header, **measure(data, name, seed, parts)})
             print(f"{name}, seed {seed}: done", flush=True)
 
 

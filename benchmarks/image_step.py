@@ -20,7 +20,7 @@ import torch
 
 import kinn  # noqa: F401  enters KINN in timm's registry
 from kinn.bench import peak_memory, summary, take_turns
-from kinn.train import date, hardware, versions, write_record
+from kinn.records import write_record
 
 OURS, BASE = "kinn_tiny", "convnext_tiny"
 MODELS = (OURS, BASE, "swin_tiny_patch4_window7_224", "mambaout_tiny")
@@ -79,9 +79,6 @@ def main() -> None:
         "seed": 0,
         "parameters": {n: sum(p.numel() for p in timm.create_model(n, device="meta").parameters()) for n in MODELS},
         "results": results,
-        "hardware": hardware(),
-        "versions": versions(),
-        "date": date(),
     }
     write_record(options.output, record)
     print(json.dumps(results, indent=1))

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from kinn import recipes
 from kinn.data import OperatorDataset
 from kinn.recipes.loading import load_parts
-from kinn.train import TrainedModel, date, hardware, load_model, versions, write_record
+from kinn.records import write_record
+from kinn.train import TrainedModel, load_model
 
 RESULTS = Path(__file__).resolve().parents[1] / "results/poisson_noise"
 BATCH, DRAWS = 16, 5
@@ -102,8 +103,7 @@ def main() -> None:
             "run": run.name,
             "command": f"python benchmarks/poisson_noise.py RUN/runs/poisson-order/{run.name}",
         }
-        where = {"hardware": hardware(), "versions": versions(), "date": date()}
-        write_record(RESULTS / f"{run.name}.json", {**header, "statistics": measure(run), **where})
+        write_record(RESULTS / f"{run.name}.json", {**header, "statistics": measure(run)})
 
 
 if __name__ == "__main__":

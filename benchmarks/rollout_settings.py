@@ -24,18 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from kinn.data import generate_navier_stokes, open_dataset, split
 from kinn.models import build
-from kinn.train import (
-    OptimizerSettings,
-    Rollout,
-    RolloutTask,
-    TrainSettings,
-    date,
-    evaluate,
-    fit,
-    hardware,
-    versions,
-    write_record,
-)
+from kinn.records import write_record
+from kinn.train import OptimizerSettings, Rollout, RolloutTask, TrainSettings, evaluate, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, WORK = ROOT / "results/rollout_settings", ROOT / "runs/rollout_settings"
@@ -247,8 +237,7 @@ def main(names: list[str]) -> None:
         if not record.exists():
             command = f"python benchmarks/rollout_settings.py {name}"
             header = {"kind": "rollout-setting", "name": name, "command": command, "setting": asdict(known[name])}
-            where = {"hardware": hardware(), "versions": versions(), "date": date()}
-            write_record(record, {**header, **measure(name, known[name], parts_of(known[name].flow)), **where})
+            write_record(record, {**header, **measure(name, known[name], parts_of(known[name].flow))})
 
 
 if __name__ == "__main__":

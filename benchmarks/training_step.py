@@ -22,7 +22,7 @@ from torch import nn
 from kinn.bench import peak_memory, summary, take_turns
 from kinn.models import FKNO, FNO
 from kinn.nn import KirchhoffBlock
-from kinn.train import date, hardware, versions, write_record
+from kinn.records import write_record
 
 
 class WithoutScan(KirchhoffBlock):
@@ -106,9 +106,6 @@ def main() -> None:
             }
             for a, b in RATIOS
         },
-        "hardware": hardware(),
-        "versions": versions(),
-        "date": date(),
     }
     write_record(options.output, record)
     print(json.dumps({"results": results, "ratios": record["ratios"]}, indent=1))

@@ -18,7 +18,8 @@ from typing import Any
 from kinn import recipes
 from kinn.recipes.loading import load_parts
 from kinn.recipes.runner import train_variant
-from kinn.train import date, evaluate, hardware, versions, write_record
+from kinn.records import write_record
+from kinn.train import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, WORK = ROOT / "results/tuning", ROOT / "runs/tuning"
@@ -112,8 +113,7 @@ def main() -> None:
                     "command": command(options.recipe, variant.name, about),
                     "settings": about,
                 }
-                where = {"hardware": hardware(), "versions": versions(), "date": date()}
-                write_record(record, {**header, **found, **where})
+                write_record(record, {**header, **found})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from kinn.bench import summary, take_turns
 from kinn.models import UKNO
 from kinn.models.ukno import UKNO_DEEP, UKNO_SHALLOW
-from kinn.train import date, hardware, versions
+from kinn.records import write_record
 
 
 def main() -> None:
@@ -34,11 +34,8 @@ def main() -> None:
         "seed": 0,
         "what": "float32; seconds; forward and backward of 16 samples at 32 x 32, order 2",
         "results": times,
-        "hardware": hardware(),
-        "versions": versions(),
-        "date": date(),
     }
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(options.output, record)
     print(json.dumps(times, indent=1))
 
 

@@ -1,5 +1,7 @@
 """timm's own model tests, from its published source package, over our backbones.
 
+kinn_nano and kinn_tiny take them; kinn_small and kinn_base are the same class with other sizes, and minutes longer.
+
 TorchScript is left out, as timm leaves it out for models with operators that cannot be scripted: `torch.jit` is
 deprecated, and `torch.export` and `torch.compile` take its place.
 """
@@ -62,7 +64,17 @@ def suite(request, tmp_path_factory) -> Path:
 def test_timms_own_tests(suite: Path) -> None:
     where = os.pathsep.join([str(Path(__file__).parent), str(suite)])
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "only_kinn", "-k", "kinn and not torchscript", "."],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "only_kinn",
+            "-k",
+            "(kinn_nano or kinn_tiny) and not torchscript",
+            ".",
+        ],
         cwd=suite,
         env={**os.environ, "PYTHONPATH": where},
         capture_output=True,
@@ -71,5 +83,5 @@ def test_timms_own_tests(suite: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 40, done.stdout[-1000:]  # nine tests for each of four models, and ours
+    assert int(passed[1]) >= 22, done.stdout[-1000:]  # nine tests for each of two models, and ours
     assert "skipped" not in done.stdout

@@ -117,17 +117,12 @@ def test_data_too_large_for_memory_stay_in_the_file_and_give_the_same_numbers(tm
     assert json.loads(run(POISSON, tmp_path / "b")[0].read_text())["metrics"] == in_memory
 
 
-def test_same_seed_gives_the_same_numbers(tmp_path):
-    one, other = (run(POISSON, tmp_path / name)[1] for name in ("a", "b"))
-    assert json.loads(one.read_text())["metrics"] == json.loads(other.read_text())["metrics"]
-
-
-def test_initial_weights_do_not_depend_on_the_surrounding_random_state(tmp_path):
-    torch.manual_seed(1)
-    one = run(replace(FLOW, name="one"), tmp_path)[0]
-    torch.manual_seed(2)
-    two = run(replace(FLOW, name="two"), tmp_path)[0]
-    assert json.loads(one.read_text())["metrics"] == json.loads(two.read_text())["metrics"]
+def test_the_same_seed_gives_the_same_numbers_whatever_was_drawn_before(tmp_path):
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found.append([json.loads(path.read_text())["metrics"] for path in run(POISSON, tmp_path / str(state))])
+    assert found[0] == found[1]
 
 
 def test_rollout_records_have_an_error_per_step_and_fields_at_the_steps_asked_for(tmp_path):

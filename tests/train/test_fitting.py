@@ -147,11 +147,13 @@ def test_resume_goes_on_instead_of_starting_anew(run, monkeypatch):
     assert epochs == [2, 3]
 
 
-def test_a_finished_run_returns_at_once(run, monkeypatch):
+def test_a_finished_run_returns_at_once(run, monkeypatch, tmp_path):
     first, a = run()
+    told = (tmp_path / "run" / "config.yaml").read_text()
     monkeypatch.setattr(fitting.lightning, "Trainer", None)
-    second, b = run()
+    second, b = run(log_every=7)
     assert first == second
+    assert (tmp_path / "run" / "config.yaml").read_text() == told  # how it ran, not how it was asked for again
     assert same_weights(weights(a), weights(b))
 
 

@@ -16,7 +16,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from rich.console import Console
 
+from kinn import progress
 from kinn.train.images import ImageSettings, evaluate_images, fit_images, fitting, load_classifier, open_images
 from kinn.train.images.data import evaluation_batches, training_batches
 from kinn.train.images.sources import class_names
@@ -96,6 +98,14 @@ def test_evaluation_gives_the_numbers_of_the_training_at_any_batch_size(folder, 
             assert found["images"] == 21
             assert found["top1"] == pytest.approx(trained.curves[f"{weights}_top1"][-1])
             assert found["loss"] == pytest.approx(trained.curves[f"{weights}_loss"][-1], rel=1e-5)
+
+
+def test_evaluation_draws_its_bar_on_a_terminal(folder, trained, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=out, force_terminal=True, width=100))
+    images = open_images(folder, "validation")
+    evaluate_images(trained.folder / "model.safetensors", images, batch_size=8, workers=0, device="cpu", progress=True)
+    assert "3/3 batches" in out.getvalue()
 
 
 def test_evaluation_at_another_resolution(folder, trained):
@@ -379,6 +389,10 @@ def test_what_cannot_be_trained(folder, tmp_path):
         ({"epochs": 0}, "epochs must be at least 1, but is 0"),
         ({"ema": 1.0}, "ema must be at least 0 and below 1"),
         ({"crop": 0}, "crop must be above 0 and at most 1"),
+        ({"scale": (0.5, 0.1)}, "scale must be None or two numbers, above 0, at most 1, the lower first"),
+        ({"betas": (0.9, 1.0)}, "betas must be two numbers, at least 0 and below 1"),
+        ({"precision": "fp16"}, "precision must be one of 32, bf16, 16, but is 'fp16'"),
+        ({"device": "gpu"}, "device must be one of auto, cpu, cuda, mps, but is 'gpu'"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(QUICK, **change)

@@ -44,7 +44,7 @@ def _run(options: Namespace) -> int:
     import torch
 
     from kinn.bench import QUICK, SHAPES, bench_scans, measure_machine, print_table
-    from kinn.train import date, hardware, versions, write_record
+    from kinn.records import write_record
     from kinn.train.memory import keep_freed_memory
     from kinn.train.settings import chosen_device
 
@@ -77,9 +77,6 @@ def _run(options: Namespace) -> int:
             "machine": machine._asdict(),
             "results": [],
             "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-            "hardware": hardware(),
-            "versions": versions(),
-            "date": date(),
         }
         for result in bench_scans(
             {name: known[name] for name in names}, device, machine, repeats=repeats, memory=not options.quick,

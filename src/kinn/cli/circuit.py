@@ -39,7 +39,8 @@ def _run(options: Namespace) -> int:
 
     from kinn.data import open_dataset
     from kinn.nn import time_scales
-    from kinn.train import date, evaluate, load_model, versions, write_record
+    from kinn.records import write_record
+    from kinn.train import evaluate, load_model
 
     if options.samples < 1:
         raise ValueError(f"--samples must be at least 1, but is {options.samples}")
@@ -61,8 +62,6 @@ def _run(options: Namespace) -> int:
             "samples": samples,
             "quantiles": [0.1, 0.5, 0.9],
             "cells": [{**scale._asdict(), "route": scale.route._asdict()} for scale in found],
-            "versions": versions(),
-            "date": date(),
         }
         write_record(options.output, record)
     return 0

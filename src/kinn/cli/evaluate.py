@@ -41,7 +41,9 @@ def _evaluate(options: Namespace) -> int:
     from rich.console import Console
 
     from kinn.data import open_dataset
-    from kinn.train import ProgressBar, date, evaluate, load_model, versions, write_record
+    from kinn.progress import ProgressBar
+    from kinn.records import write_record
+    from kinn.train import evaluate, load_model
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
@@ -69,8 +71,6 @@ def _evaluate(options: Namespace) -> int:
                 "rollout_relative_l2": found.rollout_relative_l2,
                 "dt_scale": options.dt_scale,
                 "seconds": found.seconds,
-                "versions": versions(),
-                "date": date(),
             },
         )
     return 0

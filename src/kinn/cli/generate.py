@@ -227,7 +227,7 @@ def _generate(title: str, generator: Callable[..., Any], options: Namespace, *, 
 
 @contextmanager
 def _progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    from kinn.train import ProgressBar
+    from kinn.progress import ProgressBar
 
     with ProgressBar(title, total=0, unit=unit) as bar:
 

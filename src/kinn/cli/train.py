@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from kinn.data import OperatorDataset, TrajectoryDataset
     from kinn.train import OperatorTask, OptimizerSettings, RolloutTask, TrainSettings
 
-_IN_MEMORY_BYTES = 2 * 2**30
 _FORECAST = {"history": 10, "unroll": 3, "window_stride": 1, "predict_increment": False, "input_noise": 0.0}
 
 
@@ -223,12 +222,13 @@ def _train(options: Namespace) -> int:
 
 def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]:
     from kinn.data import open_dataset, split
+    from kinn.data.datasets import resident
 
-    data = _loaded(open_dataset(options.data))
+    data: Any = resident(open_dataset(options.data))
     try:
         fraction = float(options.validation)
     except ValueError:
-        return {"train": data, "validation": _loaded(open_dataset(options.validation))}
+        return {"train": data, "validation": resident(open_dataset(options.validation))}
     if not 0 < fraction < 1:
         raise ValueError(
             f"--validation must be a fraction between 0 and 1, or a data file, but is {options.validation}"
@@ -237,10 +237,6 @@ def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]
     if held_out == len(data):
         raise ValueError(f"{options.data} holds {len(data)} samples: too few for training and validation")
     return split(data, {"train": len(data) - held_out, "validation": held_out}, seed=options.split_seed)
-
-
-def _loaded(data: Any) -> Any:
-    return data.in_memory() if data.n_bytes <= _IN_MEMORY_BYTES else data
 
 
 def _forecast(options: Namespace, train: Any) -> dict[str, Any]:

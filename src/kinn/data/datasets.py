@@ -236,6 +236,11 @@ class TrajectoryWindows(Dataset):
         return f"TrajectoryWindows({len(self)} windows of {self.n_history} + {self.n_future} frames, {self.dataset!r})"
 
 
+def resident(dataset: OperatorDataset | TrajectoryDataset) -> OperatorDataset | TrajectoryDataset:
+    """The data set, loaded unless it takes more than 2 GiB: to read single samples costs more than a small step."""
+    return dataset.in_memory() if dataset.n_bytes <= 2 * 2**30 else dataset
+
+
 def _check_fields(samples: Samples, what: str) -> None:
     if len(samples.shape) < 3 or 0 in samples.shape:
         raise ValueError(

@@ -247,7 +247,7 @@ def _channel_batches(
         samples = data.trajectories if isinstance(data, TrajectoryDataset) else data
         batches = samples.batches(min(batch_size, rows_per_read(samples.shape)))
     for batch in batches:
-        values = batch.double().cpu().movedim(axis, 0)
+        values = batch.cpu().double().movedim(axis, 0)
         yield values.reshape(values.shape[0] if per_channel else 1, -1)
 
 

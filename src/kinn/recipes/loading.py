@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kinn.data import OperatorDataset, TrajectoryDataset, open_dataset, split
+from kinn.data.datasets import resident
+from kinn.progress import ProgressBar
 from kinn.recipes.experiment import Experiment, Source
 from kinn.recipes.grids import Data, on_grid, why_not
-from kinn.train import ProgressBar
 
 _BLOCK = 2**16
-_FITS = 2 * 2**30  # bytes: reading single samples from a file costs more than a small training step
 _COARSEST = 32  # points a side to evaluate on
 
 
@@ -44,7 +44,7 @@ def load_parts(
     else:
         files = [generated(source, folder, progress=progress, device=device) for source in sources]
         data = [open_dataset(path) for path in files]
-    data = [_resident(dataset) for dataset in data]
+    data = [resident(dataset) for dataset in data]
     return {**split(data[0], experiment.sizes, seed=None), **dict(zip(experiment.tests, data[1:]))}
 
 
@@ -70,12 +70,12 @@ def load_public_transfer(experiment: Experiment, path: Path) -> tuple[dict[int, 
             grid = " x ".join(map(str, test.grid))
             return {}, f"Not evaluated at other resolutions: {path.name} has {grid} points, and {reason}."
         found = [half, trained]
-    return {resolution: _resident(on_grid(test, resolution, source.points)) for resolution in found}, ""
+    return {resolution: resident(on_grid(test, resolution, source.points)) for resolution in found}, ""
 
 
 def load_transfer(source: Source, folder: Path, *, progress: bool, device: str = "cpu") -> Data:
     """The samples of one resolution."""
-    return _resident(open_dataset(generated(source, folder, progress=progress, device=device)))
+    return resident(open_dataset(generated(source, folder, progress=progress, device=device)))
 
 
 def generated(source: Source, folder: Path, *, progress: bool, device: str = "cpu") -> Path:
@@ -157,8 +157,3 @@ def _at_resolution(dataset: Data, source: Source, path: Path) -> Data:
             "another budget"
         )
     return on_grid(dataset, resolution, source.points)
-
-
-def _resident(dataset: Data) -> Data:
-    """The data set, loaded unless it is too large for that."""
-    return dataset.in_memory() if dataset.n_bytes <= _FITS else dataset

@@ -32,9 +32,9 @@ from kinn.data import TrajectoryDataset
 from kinn.files import atomic_file
 from kinn.metrics import FieldErrors
 from kinn.recipes.experiment import Experiment
+from kinn.records import peak_memory, reset_peak_memory
 from kinn.train import chosen_device, sample_field
 from kinn.train.evaluate import Spectra, steps_of
-from kinn.train.records import peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
     from jaxtyping import Float

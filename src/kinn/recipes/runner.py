@@ -14,19 +14,8 @@ from kinn.data import TrajectoryDataset
 from kinn.recipes.experiment import Experiment, Variant
 from kinn.recipes.grids import Data
 from kinn.recipes.loading import file_identity, load_parts, load_public_transfer, load_transfer
-from kinn.train import (
-    FitResult,
-    OperatorTask,
-    RolloutTask,
-    TrainSettings,
-    build_task,
-    date,
-    evaluate,
-    fit,
-    hardware,
-    versions,
-    write_record,
-)
+from kinn.records import write_record
+from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, build_task, evaluate, fit
 from kinn.train.settings import chosen_device
 
 _CONSTANTS = ("beta", "viscosity")  # of the equations, where public files differ in them
@@ -93,8 +82,7 @@ def run_experiment(
                 warnings.warn(f"{variant.name} is left out: {error}", stacklevel=2)  # an optional baseline
                 paths.remove(path)
                 continue
-            where = {"hardware": hardware(), "versions": versions(), "date": date()}
-            write_record(path, {**header, **_labels(experiment, variant), **result, **where})
+            write_record(path, {**header, **_labels(experiment, variant), **result})
     return paths
 
 
@@ -227,6 +215,7 @@ def _train(
     progress: bool,
 ) -> dict[str, Any]:
     task, fitted = train_variant(experiment, variant, settings, parts, folder, progress=progress)
+    task.trained.to(chosen_device(settings.device))  # the trainer leaves it on the CPU
     found = evaluate(task, parts["test"], field_samples=(0,), field_steps=experiment.field_steps, spectra=True)
     others = {name: evaluate(task, parts[name]).metrics for name in ("validation", *experiment.tests)}
     curves = {**fitted.curves}

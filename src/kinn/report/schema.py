@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA = 1
+from kinn.records import SCHEMA
 
 ROLES = ("baseline", "ours")
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from kinn.train.evaluate import Evaluation, evaluate, sample_field
 from kinn.train.losses import LOSSES, relative_l1_loss, relative_l2_loss
 from kinn.train.prediction import Rollout, TrainedModel
-from kinn.train.progress import ProgressBar
-from kinn.train.records import date, hardware, versions, write_record
 from kinn.train.saving import load_model, save_model
 from kinn.train.settings import OptimizerSettings, TrainSettings, chosen_device
 
@@ -27,24 +25,19 @@ __all__ = [
     "FitResult",
     "OperatorTask",
     "OptimizerSettings",
-    "ProgressBar",
     "Rollout",
     "RolloutTask",
     "TrainSettings",
     "TrainedModel",
     "build_task",
     "chosen_device",
-    "date",
     "evaluate",
     "fit",
-    "hardware",
     "load_model",
     "relative_l1_loss",
     "relative_l2_loss",
     "sample_field",
     "save_model",
-    "versions",
-    "write_record",
 ]
 
 _NEEDS_LIGHTNING = {

@@ -18,8 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kinn.files import atomic_file, write_text
+from kinn.progress import ProgressBar
 from kinn.train.loading import SharedBatches
-from kinn.train.progress import ProgressBar
+from kinn.train.settings import epoch_seed
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -75,7 +76,7 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take the time; seed what draws from the global generator (dropout) by epoch, in each process apart."""
-        seed = pl_module.seed * 1_000_003 + trainer.current_epoch  # pyright: ignore[reportOperatorIssue]
+        seed = epoch_seed(pl_module.seed, trainer.current_epoch)  # pyright: ignore[reportArgumentType]
         torch.manual_seed(seed + (trainer.global_rank << 48))
         self._epoch_started = time.perf_counter()
 

@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader
 
 from kinn.data import OperatorDataset, TrajectoryDataset
 from kinn.data.stores import TensorStore
+from kinn.records import peak_memory, plain, reset_peak_memory
 from kinn.train.callbacks import FreshBatchNorm, History, TrainingProgress
 from kinn.train.compiling import compiled_loss
 from kinn.train.folder import RunFolder
 from kinn.train.loading import Items, SharedBatches, batches
 from kinn.train.memory import keep_freed_memory
 from kinn.train.processes import Process, run_processes
-from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.saving import load_model, save_model
 from kinn.train.settings import TrainSettings, chosen_device, expect_devices
 from kinn.train.tasks import OperatorTask, RolloutTask

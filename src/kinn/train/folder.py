@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from kinn.files import write_text
-from kinn.train.records import plain
+from kinn.records import plain
 
 _FREE = {"device", "devices", "workers", "compile", "log_every", "checkpoint_every"}
 """Settings that may change when a run goes on: beyond rounding they do not change what is learned."""
@@ -56,7 +56,8 @@ class RunFolder:
                 self._check_same(_flat(known["data"]), _flat(plain(data)), "of a run on other data", "these have")
         elif self.checkpoint.exists() or self.model.exists():  # before its first epoch ended a run has nothing to lose
             raise ValueError(f"{self.path} holds a model but no config.yaml: choose another folder for this run")
-        write_text(self.config, yaml.safe_dump(config, sort_keys=False))
+        if not self.finished():  # of a finished run it says where that ran
+            write_text(self.config, yaml.safe_dump(config, sort_keys=False))
 
     def _files(self) -> tuple[Path, ...]:
         return self.config, self.checkpoint, self.model, self.result, self.path / "metrics.csv"

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kinn.data import OperatorDataset, TrajectoryWindows
 from kinn.train.processes import Process
-from kinn.train.settings import TrainSettings
+from kinn.train.settings import TrainSettings, epoch_seed
 
 Items = OperatorDataset | TrajectoryWindows
 """What an epoch goes through: items are pairs (given, truth)."""
@@ -31,7 +31,7 @@ class EpochOrder(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         yield from torch.randperm(self.length, generator=generator).tolist()
 
 

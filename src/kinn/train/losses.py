@@ -49,6 +49,26 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def expect_finite(loss: Tensor, epoch: int, step: int, *, lr: float, clip: float) -> None:
+    """Refuse a training loss that is not a number; on a GPU at every 50th step, as each look waits for the device.
+
+    Args:
+        loss: a scalar.
+        epoch: of the training, from 0.
+        step: of the epoch, from 0.
+        lr: learning rate, for the message.
+        clip: largest norm of the gradient, for the message.
+
+    Raises:
+        FloatingPointError: where the loss is infinite or NaN.
+    """
+    if (loss.device.type == "cpu" or step % 50 == 0) and not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"the training loss became {loss.item()} in epoch {epoch + 1}, step {step + 1}: "
+            f"lower the learning rate (now {lr:g}) or clip gradients (clip is {clip:g})"
+        )
+
+
 def loss_named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of this name.
 

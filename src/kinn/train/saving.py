@@ -119,7 +119,7 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
             f"{path} holds a model '{content['model']}', but this version of kinn knows {', '.join(model_names())}"
         )
     try:
-        with torch.random.fork_rng():  # initial weights that are replaced must not draw from the caller's generator
+        with torch.random.fork_rng(devices=[]):  # weights that are replaced must not draw from the caller's generator
             model = build(content["model"], content["arguments"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {content['model']} cannot be built from its saved arguments: {error}") from error

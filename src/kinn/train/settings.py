@@ -46,8 +46,8 @@ class OptimizerSettings:
     clip: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("optimiser", self.name, ("adam", "adamw"))
-        _one_of("schedule", self.schedule, ("constant", "step", "cosine", "one-cycle"))
+        expect_one_of("optimiser", self.name, ("adam", "adamw"))
+        expect_one_of("schedule", self.schedule, ("constant", "step", "cosine", "one-cycle"))
         _within("lr", self.lr, low=0, open_low=True)
         _within("weight_decay", self.weight_decay, low=0)
         _within("step_epochs", self.step_epochs, low=1)
@@ -110,9 +110,9 @@ class TrainSettings:
                 f"batch_size counts the samples of all devices together: it must be a multiple of devices "
                 f"({self.devices}), but is {self.batch_size}"
             )
-        _one_of("precision", self.precision, ("32", "bf16", "16"))
-        _one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
-        _one_of("compile", self.compile, ("auto", "none", "kernels", "cuda-graphs"))
+        expect_one_of("precision", self.precision, ("32", "bf16", "16"))
+        expect_one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
+        expect_one_of("compile", self.compile, ("auto", "none", "kernels", "cuda-graphs"))
 
 
 def chosen_device(name: str | torch.device) -> torch.device:
@@ -239,7 +239,13 @@ class _Factor:
         )
 
 
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+def epoch_seed(seed: int, epoch: int) -> int:
+    """What the generators of one epoch (or step) start from; no two epochs of neighbouring seeds share it."""
+    return seed * 1_000_003 + epoch
+
+
+def expect_one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse any value but these, with a ValueError that names them."""
     if value not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}, but is '{value}'")
 

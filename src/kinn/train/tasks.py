@@ -14,11 +14,11 @@ from kinn.data import Identity, OperatorDataset, TrajectoryDataset, TrajectoryWi
 from kinn.train.compiling import CompiledLoss
 from kinn.train.evaluate import Scores, evaluation_items, expect_kind
 from kinn.train.loading import Items, Share, SharedBatches
-from kinn.train.losses import loss_named
+from kinn.train.losses import expect_finite, loss_named
 from kinn.train.prediction import Normalizer, Rollout, TrainedModel
 from kinn.train.processes import Process
 from kinn.train.saving import blueprint
-from kinn.train.settings import OptimizerSettings, build_optimizer
+from kinn.train.settings import OptimizerSettings, build_optimizer, epoch_seed
 
 Units = Literal["normalized", "physical"]
 
@@ -78,13 +78,9 @@ class _Task(lightning.LightningModule):
         given, truth = batch
         share = None if self.shares is None else self.shares.share(batch_idx)
         loss = (self.compiled or self.batch_loss)(given, truth, self.noise(given, share))
-        # on a GPU every look at the value waits for the device
-        if (loss.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}: "
-                f"lower the learning rate (now {self.optimizer_settings.lr:g}) or clip gradients "
-                f"(clip is {self.optimizer_settings.clip:g})"
-            )
+        expect_finite(
+            loss, self.current_epoch, batch_idx, lr=self.optimizer_settings.lr, clip=self.optimizer_settings.clip
+        )
         self.log("train_loss_step", loss.detach())
         self._training.add(loss, len(given) if share is None else share.samples)
         if share is not None and share.weight != 1:
@@ -281,7 +277,7 @@ class RolloutTask(_Task):
         share = share or Share.whole(len(given))
         # a function of seed and step alone, and drawn for the whole batch on the CPU: a resumed run, another device and
         # several see the same
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.global_step))
         noise = torch.randn(share.size, *given.shape[1:], generator=generator)[share.part]
         return self.input_noise * noise.to(given)
 

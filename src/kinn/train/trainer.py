@@ -90,9 +90,10 @@ def run_trainer(
         for reader in readers:
             if hasattr(reader, "set_epoch"):
                 reader.set_epoch(len(history["curves"]["epoch"]))
+    device = trainer.strategy.root_device
     handler, deterministic = signal.getsignal(signal.SIGINT), torch.are_deterministic_algorithms_enabled()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             # weights_only: a checkpoint holds tensors and plain values, and must not run code
             trainer.fit(task, train, validation, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:

@@ -59,7 +59,7 @@ def _unavailable() -> str | None:
 
 
 def load_kernels(name: str) -> Any:
-    """The module of the kernels of an operator, "scan" or "cascade"."""
+    """The module of the kernels of an operator or a layer: "scan", "cascade", "gate", "evolution", "mix" or "mlp"."""
     reason = unavailable()
     if reason is not None:
         raise RuntimeError(f"kinn: the operator has no kernel: {reason}")

@@ -93,7 +93,7 @@ def _forward(x, projection, dt_weight, dt_bias, a, D, grid, routes, joined, seri
     from kinn.ops.triton import _cascade_kernels
 
     y, kept = _forward_fake(x, projection, dt_weight, dt_bias, a, D, grid, routes, joined, series, zoh, dt_scale, save)
-    plan = _plan(x, a, grid, routes, joined)
+    plan = _plan(x, grid, routes, joined)
     x = with_rows(x)
     parameters = [t.contiguous() for t in (projection, dt_weight, dt_bias, a, D)]
     planes = y if len(routes) == 1 else a.new_empty(len(routes), *x.shape)
@@ -125,7 +125,7 @@ def _forward_fake(x, projection, dt_weight, dt_bias, a, D, grid, routes, joined,
 def _backward(dy, x, projection, dt_weight, dt_bias, a, D, kept, grid, routes, joined, series, zoh, dt_scale):
     from kinn.ops.triton import _cascade_kernels
 
-    plan = _plan(x, a, grid, routes, joined)
+    plan = _plan(x, grid, routes, joined)
     (_, cells, d, n), rank, programs = a.shape, dt_weight.shape[-1], plan.programs
     dy, x = with_rows(dy), with_rows(x)
     parameters = [t.contiguous() for t in (projection, dt_weight, dt_bias, a, D)]
@@ -188,7 +188,7 @@ class _Plan(NamedTuple):
     programs: int
 
 
-def _plan(x: Tensor, a: Tensor, grid: Sequence[int], routes: Sequence[int], joined: bool) -> _Plan:
+def _plan(x: Tensor, grid: Sequence[int], routes: Sequence[int], joined: bool) -> _Plan:
     batch, m = x.shape[0], math.prod(grid)
     most = batch * (1 if joined else max(m // grid[code // 2] for code in routes))
     stride = min(most, -(-_PROGRAMS * processors_of(x) // len(routes)))

@@ -18,6 +18,7 @@ from kinn.train.images.settings import ImageSettings
 from kinn.train.images.sources import Images
 from kinn.train.loading import EpochOrder, SharedBatches
 from kinn.train.processes import Process
+from kinn.train.settings import epoch_seed
 
 
 def normalisation(model: Any, channels: int = 3) -> dict[str, Any]:
@@ -140,7 +141,7 @@ class SeededStream(IterableDataset):
     def set_epoch(self, epoch: int) -> None:
         """Before the loader's readers start."""
         self.epoch = epoch
-        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
+        self.generator.manual_seed(epoch_seed(self.seed, epoch))
         self.images.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+from kinn.progress import ProgressBar
 from kinn.train.images.data import evaluation_batches
 from kinn.train.images.saving import load_classifier
 from kinn.train.images.settings import ImageSettings
 from kinn.train.images.sources import Images, class_names
 from kinn.train.images.task import Counts
 from kinn.train.processes import Process
-from kinn.train.progress import ProgressBar
 from kinn.train.settings import chosen_device
 
 
@@ -58,8 +59,8 @@ def evaluate_images(
     batches = evaluation_batches(images, settings, {"mean": about["mean"], "std": about["std"]}, Process())
     counts = Counts()
     count = None if isinstance(images, IterableDataset) else len(batches)  # a stream may not know
-    bar = ProgressBar(Path(path).name, total=count, unit="batches") if progress and count else None
-    with torch.inference_mode():
+    shown = ProgressBar(Path(path).name, total=count, unit="batches") if progress and count else nullcontext()
+    with torch.inference_mode(), shown as bar:
         for index, (x, classes) in enumerate(batches, 1):
             if numbers is not None:
                 classes = numbers[classes]
@@ -70,8 +71,6 @@ def evaluate_images(
             counts.add(model(x.to(where)), classes.to(where))
             if bar is not None:
                 bar.update(index)
-    if bar is not None:
-        bar.close()
     return counts.result()
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import IterableDataset
 
 import kinn.models.vision  # noqa: F401  its models by name
+from kinn.records import peak_memory, plain, reset_peak_memory
 from kinn.train.callbacks import History, TrainingProgress
 from kinn.train.folder import RunFolder
 from kinn.train.images.data import evaluation_batches, normalisation, training_batches
@@ -23,7 +24,6 @@ from kinn.train.images.sources import Images, class_names, place
 from kinn.train.images.task import ImageTask
 from kinn.train.memory import keep_freed_memory
 from kinn.train.processes import Process
-from kinn.train.records import peak_memory, plain, reset_peak_memory
 from kinn.train.settings import chosen_device
 from kinn.train.trainer import calm, make_trainer, run_trainer
 
@@ -121,7 +121,7 @@ def _train(job: _Job) -> dict[str, Any]:
         model.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
     stats = normalisation(model, settings.model_arguments.get("in_chans", 3))
     batches = training_batches(job.train, settings, stats, process)
-    tests = evaluation_batches(job.validation, settings, stats, process)
+    held_out = evaluation_batches(job.validation, settings, stats, process)
     streams = isinstance(job.train, IterableDataset)  # whose loaders do not know the part of one process
     steps = max(1, (job.data["train"] or 0) // settings.batch_size if streams else len(batches) // settings.accumulate)
     task = ImageTask(model, settings, classes=classes, steps_per_epoch=steps, process=process)
@@ -168,7 +168,7 @@ def _train(job: _Job) -> dict[str, Any]:
             gradient_clip_val=settings.clip or None,
             log_every_n_steps=settings.log_every,
         )
-        run_trainer(trainer, task, batches, tests, run.checkpoint if run.checkpoint.exists() else None)
+        run_trainer(trainer, task, batches, held_out, run.checkpoint if run.checkpoint.exists() else None)
     summary = plain({**history.state_dict(), "memory": peak_memory(), "devices": process.count})
     if process.rank == 0:
         last = {name: curve[-1] for name, curve in history.curves.items()}

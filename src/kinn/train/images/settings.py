@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kinn.train.settings import expect_one_of
+
 #: Stochastic depth by model: deeper ones drop more.
 _DROP_PATH = {"kinn_tiny": 0.2, "kinn_small": 0.3, "kinn_base": 0.6}
 
@@ -97,6 +99,11 @@ class ImageSettings:
         self._expect("lr", self.lr > 0, "positive")
         self._expect("crop", 0 < self.crop <= 1, "above 0 and at most 1")
         self._expect("drop_path", self.drop_path is None or 0 <= self.drop_path < 1, "at least 0 and below 1")
+        self._expect("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers, at least 0 and below 1")
+        low, high = self.scale or (1, 1)
+        self._expect("scale", 0 < low <= high <= 1, "None or two numbers, above 0, at most 1, the lower first")
+        expect_one_of("precision", self.precision, ("32", "bf16", "16"))
+        expect_one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
         self._expect("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and at most 1")
 
     def _expect(self, name: str, holds: bool, what: str) -> None:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from kinn.train.images.data import SeededStream, seed_augmentation
 from kinn.train.images.settings import ImageSettings
+from kinn.train.losses import expect_finite
 from kinn.train.processes import Process
 
 
@@ -114,11 +115,7 @@ class ImageTask(lightning.LightningModule):
             loss = F.cross_entropy(self.model(images).float(), targets)
         else:
             loss = F.cross_entropy(self.model(images).float(), classes, label_smoothing=self.settings.smoothing)
-        if (loss.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}: "
-                f"lower the learning rate (now {self.settings.lr:g}) or clip gradients (clip is {self.settings.clip:g})"
-            )
+        expect_finite(loss, self.current_epoch, batch_idx, lr=self.settings.lr, clip=self.settings.clip)
         self.log("train_loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(images))
         return loss
 

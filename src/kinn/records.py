@@ -18,7 +18,7 @@ import torch
 from kinn._version import __version__
 from kinn.files import write_text
 
-SCHEMA = 1
+SCHEMA = 1  # of result records
 
 
 def hardware() -> dict[str, Any]:
@@ -74,13 +74,15 @@ def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
 
     Args:
         path: of the file.
-        record: the result; tensors, paths and tuples become lists and strings. `schema` is added.
+        record: the result; tensors, paths and tuples become lists and strings. `schema`, `hardware`, `versions` and
+            `date` are added.
 
     Raises:
         TypeError: if a value has no JSON form.
         OSError: if the file cannot be written.
     """
-    write_text(path, json.dumps(plain({"schema": SCHEMA, **record}), indent=1, allow_nan=False) + "\n")
+    where = {"hardware": hardware(), "versions": versions(), "date": date()}
+    write_text(path, json.dumps(plain({"schema": SCHEMA, **record, **where}), indent=1, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:

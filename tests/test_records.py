@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from kinn.files import atomic_file
-from kinn.train.records import hardware, plain, versions, write_record
+from kinn.records import hardware, plain, versions, write_record
 
 
 def test_record_is_strict_json(tmp_path):
     record = {"metrics": {"a": math.inf, "b": torch.tensor(float("nan")), "c": 0.5}, "shape": (1, 2), "path": tmp_path}
     write_record(tmp_path / "r.json", record)
     text = (tmp_path / "r.json").read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == {
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found.pop("hardware") == hardware()
+    assert found.pop("versions") == versions()
+    assert found.pop("date").endswith("Z")
+    assert found == {
         "schema": 1,
         "metrics": {"a": None, "b": None, "c": 0.5},
         "shape": [1, 2],
@@ -66,7 +70,7 @@ def test_machine_and_versions_are_plain():
 def test_peak_memory_sees_a_large_tensor_and_forgets_it():
     # in a process of its own: here, memory freed by other tests would be used again
     script = (
-        "import torch; from kinn.train.records import peak_memory, reset_peak_memory\n"
+        "import torch; from kinn.records import peak_memory, reset_peak_memory\n"
         "before = peak_memory()['peak_rss_bytes']\n"
         "block = torch.ones(64 * 2**20 // 4); grown = peak_memory()['peak_rss_bytes'] - before; del block\n"
         "reset_peak_memory(); kept = peak_memory()['peak_rss_bytes'] - before; print(grown, kept)"

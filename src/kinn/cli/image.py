@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
-from typing import Any, get_type_hints
+from typing import Any
 
 from jsonargparse import ActionConfigFile, Namespace
 
-from kinn.cli.parser import Commands, Parser, value_of
+from kinn.cli.parser import Commands, Parser, add_settings, value_of
 
 
 def add(commands: Commands) -> None:
@@ -66,13 +64,7 @@ def _train_options(parser: Parser) -> None:
         "--samples", type=int, nargs=2, default=None, help="images in both parts, for shards that do not tell"
     )
     parser.add_argument("--num-classes", type=int | None, default=None, help="for data that do not tell")
-    group, words, types = (
-        parser.add_argument_group("Recipe"),
-        _argument_docs(ImageSettings),
-        get_type_hints(ImageSettings),
-    )
-    for name, default in vars(ImageSettings()).items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=types[name], default=default, help=words[name])
+    add_settings(parser.add_argument_group("Recipe"), ImageSettings)
 
 
 def _evaluate_options(parser: Parser) -> None:
@@ -100,13 +92,6 @@ def _add_source(parser: Parser) -> None:
         help="reader: empty for folders and tar files, wds/ for shards, hfds/NAME for a Hugging Face data set",
     )
     parser.add_argument("--class-map", type=str, default="", help="file with the names of the classes, in their order")
-
-
-def _argument_docs(what: type) -> dict[str, str]:
-    """What a docstring says of each argument."""
-    block = inspect.getdoc(what).partition("Args:\n")[2].partition("\n\n")[0]  # pyright: ignore[reportOptionalMemberAccess]
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", block, re.MULTILINE)
-    return {name: " ".join(text.split()).rstrip(".").replace("%", "%%") for name, text in entries}
 
 
 def _train(options: Namespace) -> int:

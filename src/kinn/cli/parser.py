@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -98,6 +100,23 @@ class Commands:
         name = options[self._name]
         self.after_interrupt = self._interrupts[name]
         return self._runs[name](options[name])
+
+
+def add_settings(group: Any, settings: type, names: Mapping[str, str] | None = None) -> None:
+    """An option for every field of a settings class: its type, its default, and what the docstring says of it.
+
+    Args:
+        group: of the parser.
+        settings: a dataclass whose docstring has an entry for each field.
+        names: of options that are not called as the field.
+    """
+    types = get_type_hints(settings)
+    words = inspect.getdoc(settings).partition("Args:\n")[2].partition("\n\n")[0]  # pyright: ignore[reportOptionalMemberAccess]
+    entries = dict(re.findall(r"^    (\w+): (.*(?:\n        .*)*)", words, re.MULTILINE))
+    for name, default in vars(settings()).items():
+        text = " ".join(entries[name].split()).rstrip(".").replace("%", "%%").replace("`", "")
+        option = (names or {}).get(name, name).replace("_", "-")
+        group.add_argument(f"--{option}", type=types[name], default=default, help=text)
 
 
 def value_of(text: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ActionConfigFile, Namespace
 
-from kinn.cli.parser import Commands, Parser, value_of
+from kinn.cli.parser import Commands, Parser, add_settings, value_of
 
 if TYPE_CHECKING:
     from kinn.data import OperatorDataset, TrajectoryDataset
@@ -103,7 +103,6 @@ def _add_forecast(parser: Parser) -> None:
 def _add_optimizer(parser: Parser) -> None:
     from kinn.train.settings import OptimizerSettings
 
-    default = OptimizerSettings()
     group = parser.add_argument_group("Optimiser")
     group.add_argument(
         "--loss",
@@ -114,85 +113,13 @@ def _add_optimizer(parser: Parser) -> None:
     group.add_argument(
         "--loss-units", type=Literal["normalized", "physical"], default="normalized", help="of the fields in the loss"
     )
-    group.add_argument("--optimizer", type=Literal["adam", "adamw"], default=default.name, help="algorithm")
-    group.add_argument("--lr", type=float, default=default.lr, help="peak learning rate")
-    group.add_argument("--weight-decay", type=float, default=default.weight_decay, help="strength of the weight decay")
-    group.add_argument(
-        "--decay-all",
-        type=bool,
-        default=default.decay_all,
-        help="weight decay on every parameter; else decay rates, skips, norms and biases are spared",
-    )
-    group.add_argument(
-        "--schedule",
-        type=Literal["constant", "step", "cosine", "one-cycle"],
-        default=default.schedule,
-        help="of the learning rate",
-    )
-    group.add_argument("--step-epochs", type=int, default=default.step_epochs, help="period of the step schedule")
-    group.add_argument("--step-factor", type=float, default=default.step_factor, help="factor of the step schedule")
-    group.add_argument(
-        "--warmup-fraction",
-        type=float,
-        default=default.warmup_fraction,
-        help="part of the training: warm-up of one-cycle",
-    )
-    group.add_argument(
-        "--final-fraction", type=float, default=default.final_fraction, help="of lr, where cosine and one-cycle end"
-    )
-    group.add_argument("--clip", type=float, default=default.clip, help="largest norm of the gradient; 0 does not clip")
+    add_settings(group, OptimizerSettings, {"name": "optimizer"})
 
 
 def _add_training(parser: Parser) -> None:
     from kinn.train.settings import TrainSettings
 
-    default = TrainSettings()
-    group = parser.add_argument_group("Training")
-    group.add_argument("--epochs", type=int, default=default.epochs, help="passes over the training data")
-    group.add_argument(
-        "--batch-size", type=int, default=default.batch_size, help="samples per optimiser step, over all devices"
-    )
-    group.add_argument("--seed", type=int, default=default.seed, help="of initial weights, data order and noise")
-    group.add_argument(
-        "--patience",
-        type=int | None,
-        default=None,
-        help="stop after so many epochs without improvement; by default never",
-    )
-    group.add_argument(
-        "--precision", type=Literal["32", "bf16", "16"], default=default.precision, help="bits; bf16 and 16 are mixed"
-    )
-    group.add_argument(
-        "--device",
-        type=Literal["auto", "cpu", "cuda", "mps"],
-        default=default.device,
-        help="auto: a GPU if there is one",
-    )
-    group.add_argument(
-        "--devices", type=int, default=default.devices, help="how many train together, each with a part of every batch"
-    )
-    group.add_argument(
-        "--workers", type=int, default=default.workers, help="processes that read data, for each device; 0: none extra"
-    )
-    group.add_argument(
-        "--compile",
-        type=Literal["auto", "none", "kernels", "cuda-graphs"],
-        default=default.compile,
-        help="the training step by torch.compile; auto: cuda-graphs for long runs on a GPU, else none",
-    )
-    group.add_argument(
-        "--deterministic", type=bool, default=default.deterministic, help="only deterministic kernels (GPU; slower)"
-    )
-    group.add_argument(
-        "--batch-norm-batches",
-        type=int,
-        default=default.batch_norm_batches,
-        help="training batches that batch norms measure anew before each validation; 0: keep running averages",
-    )
-    group.add_argument("--log-every", type=int, default=default.log_every, help="steps between points in TensorBoard")
-    group.add_argument(
-        "--checkpoint-every", type=int, default=default.checkpoint_every, help="epochs between checkpoints for resuming"
-    )
+    add_settings(parser.add_argument_group("Training"), TrainSettings)
 
 
 def _train(options: Namespace) -> int:

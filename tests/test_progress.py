@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
+from kinn import progress
 from kinn.progress import ProgressBar
-from kinn.train import progress
 
 
 @pytest.fixture

@@ -12,7 +12,14 @@ import pytest
 import scipy.io
 import torch
 
-from kinn.data import OperatorDataset, TrajectoryDataset, generate_navier_stokes, generate_poisson, open_dataset
+from kinn.data import (
+    OperatorDataset,
+    TrajectoryDataset,
+    from_arrays,
+    generate_navier_stokes,
+    generate_poisson,
+    open_dataset,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -30,9 +37,13 @@ def write_cno(path: Path, *, samples: int = 12, shape: tuple[int, ...] = (64, 64
 
 
 def write_matlab7(path: Path, u: np.ndarray) -> None:
+    save_matlab7(path, u=u, t=np.arange(1.0, u.shape[-1] + 1)[None], a=u[..., 0])
+
+
+def save_matlab7(path: Path, **arrays: np.ndarray) -> None:
     """As MATLAB's `save -v7.3`: 512 bytes of its own before the HDF5 file, axes reversed, class as an attribute."""
     with h5py.File(path, "w", userblock_size=512) as file:
-        for name, value in (("u", u), ("t", np.arange(1.0, u.shape[-1] + 1)[None]), ("a", u[..., 0])):
+        for name, value in arrays.items():
             data = file.create_dataset(name, data=value.T, chunks=True, compression="gzip")
             data.attrs["MATLAB_class"] = np.bytes_("single")
     with path.open("r+b") as raw:
@@ -110,6 +121,23 @@ def test_li_layout(tmp_path: Path, version: str) -> None:
     assert torch.equal(torch.stack(list(data.subset([4, 0, 2]).in_memory())), expected[[4, 0, 2]])
 
 
+def test_other_arrays_of_matlab_have_their_axes_as_there(tmp_path: Path) -> None:
+    x, y = RNG.normal(size=(7, 2, 8, 10)), RNG.normal(size=(7, 1, 8, 10))
+    save_matlab7(tmp_path / "pairs.mat", input=x, output=y)
+    save_matlab7(tmp_path / "named.mat", coeff=x[:, 0], sol=y[:, 0])
+    save_matlab7(tmp_path / "flow.mat", trajectory=x[:, :, None], time=np.array([[0.5, 1.0]]))
+    for data, channels in (
+        (open_dataset(tmp_path / "pairs.mat"), [0, 1]),
+        (from_arrays(*((tmp_path / "named.mat", name) for name in ("coeff", "sol")), channel_axis=None), [0]),
+    ):
+        for item, (source, answer) in enumerate(zip(x, y)):
+            assert np.array_equal(data[item][0], source[channels].astype("float32"))
+            assert np.array_equal(data[item][1], answer.astype("float32"))
+    flow = open_dataset(tmp_path / "flow.mat")
+    assert flow.time == [0.5, 1.0]
+    assert np.array_equal(flow[3], x[3][:, None].astype("float32"))
+
+
 def test_random_part_of_a_li_file_is_read_in_stretches(tmp_path: Path) -> None:
     path, u = tmp_path / "u.mat", li_field(samples=40)
     write_matlab7(path, u)
@@ -163,6 +191,15 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
         file["tensor"] = np.ones((3, 4))
     with h5py.File(folder / "plain_u.h5", "w") as file:
         file["u"] = np.ones((2, 3, 4, 4))  # not MATLAB's: its axes are not to be reversed
+    for name, arrays in {
+        "last.h5": {"input": (4, 16, 12, 1), "output": (4, 16, 12, 1)},
+        "late.h5": {"trajectory": (4, 5, 8, 8, 1)},
+        "mixed.h5": {"input": (4, 16, 12, 2), "output": (4, 16, 12, 1)},
+        "both.h5": {"input": (4, 1, 8, 8), "output": (4, 1, 8, 8), "trajectory": (4, 5, 1, 8, 8)},
+    }.items():
+        with h5py.File(folder / name, "w") as file:
+            for key, shape in arrays.items():
+                file[key] = np.ones(shape)
     with h5py.File(folder / "cno.h5", "w") as file:
         file["Sample_0/input"] = np.ones((4, 4))
     with h5py.File(folder / "oblong.h5", "w") as file:
@@ -198,7 +235,11 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
         ("cno.h5", "Sample_0 lacks the array 'output'"),
         ("oblong.h5", "must hold a square grid, but its shape is"),
         ("three.mat", r"must have the axes \(N, nx, ny, T\) in MATLAB, but its shape is \(3, 4, 5\)"),
-        ("other.mat", "must hold an array u .* there is none"),
+        ("other.mat", r"must hold an array u .* it holds \['v'\]; scipy.io.loadmat reads other arrays"),
+        ("last.h5", r"16 channels on a grid of 12 x 1. Where channels come last, from_arrays\(..., channel_axis=-1\)"),
+        ("late.h5", r"8 channels on a grid of 8 x 1. Where channels come last, from_trajectories"),
+        ("mixed.h5", "output in .* 16 channels on a grid of 12 x 1"),
+        ("both.h5", "holds pairs .* and a trajectory"),
         ("cut.mat", "is truncated or damaged"),
         ("newer.h5", "format version 99, but this kinn reads versions up to 1"),
         ("unfinished.h5", r"unfinished \(1 of 4 samples\)"),

@@ -87,8 +87,17 @@ def test_without_scale_nothing_is_touched() -> None:
     assert on_training_grid(lambda x: x, field, 1.0, periodic=False) is field
 
 
+@pytest.mark.parametrize("ratio", [15 / 31, 0.483871, 0.484])
+def test_a_ratio_may_be_typed_with_three_digits(ratio: float) -> None:
+    seen: list[torch.Size] = []
+    on_training_grid(lambda x: seen.append(x.shape) or x, torch.randn(1, 1, 32, 32), ratio, periodic=False)
+    assert seen == [(1, 1, 16, 16)]
+
+
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"64 x 48 points at 0\.7 times the spacing in training has no counterpart"):
+    with pytest.raises(
+        ValueError, match=r"64 x 48 points at 0\.7 times the spacing in training has no counterpart .* 0\.703125"
+    ):
         on_training_grid(lambda x: x, torch.zeros(1, 1, 64, 48), 0.7, periodic=False)
     with pytest.raises(ValueError, match="dt_scale must be positive, got -1"):
         on_training_grid(lambda x: x, torch.zeros(1, 1, 4, 4), -1, periodic=False)

@@ -7,6 +7,7 @@ import io
 import pytest
 import torch
 
+from kinn.models import FKNO
 from kinn.nn import KirchhoffBlock
 from kinn.ops import backends, cpu, grid_scan, selective_scan, use_backend
 
@@ -143,19 +144,27 @@ def test_compiles_into_one_graph_where_no_kernel_runs(make, monkeypatch):
     backends._warn_once.cache_clear()
 
 
-def test_a_block_runs_in_onnx_with_any_batch_size(tmp_path):
+def test_a_model_runs_in_onnx_with_any_batch_size(tmp_path):
     """Exported, the reference is one loop of ONNX per cell."""
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    block = KirchhoffBlock(4, order=2, routes=1, d_state=3, output_norm=True).eval()
+    model = FKNO(2, 1, width=4, n_modes=(2, 2), n_layers=1, order=2, routes=1).eval()
     with use_backend("reference"):
         program = torch.export.export(
-            block, (torch.randn(2, 6, 5, 4),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+            model, (torch.randn(2, 2, 6, 5),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
         )
-    torch.onnx.export(program, (), str(tmp_path / "block.onnx"), dynamo=True, verbose=False)
-    assert sum(node.op_type == "Scan" for node in onnx.load(str(tmp_path / "block.onnx")).graph.node) == 2
-    session = onnxruntime.InferenceSession(str(tmp_path / "block.onnx"))
+    torch.onnx.export(program, (), str(tmp_path / "model.onnx"), dynamo=True, verbose=False)
+    assert sum(node.op_type == "Scan" for node in onnx.load(str(tmp_path / "model.onnx")).graph.node) == 2
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     for batch in (1, 3):
-        x = torch.randn(batch, 6, 5, 4)
+        x = torch.randn(batch, 2, 6, 5)
         (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(y), block(x).detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(torch.from_numpy(y), model(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_block_is_traced_where_the_reference_scans():
+    block, x = KirchhoffBlock(4, order=2, routes=2).eval(), torch.randn(1, 4, 3, 4)
+    with use_backend("reference"):
+        traced = torch.jit.trace(block, x)
+    torch.testing.assert_close(traced(2 * x), block(2 * x), rtol=1e-5, atol=1e-6)

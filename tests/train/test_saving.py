@@ -81,6 +81,9 @@ def test_foreign_files(tmp_path):
     save_file({"a": torch.ones(2)}, path)
     with pytest.raises(ValueError, match="not of a kinn model"):
         load_model(path)
+    save_file({"a": torch.ones(2)}, path, metadata={"kinn_images": "{}"})
+    with pytest.raises(ValueError, match="of an image classifier, which kinn evaluate image"):
+        load_model(path)
     save_file({"a": torch.ones(2)}, path, metadata={"kinn": json.dumps({"format": 1})})
     with pytest.raises(ValueError, match=r"lacks.*'arguments'"):
         load_model(path)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
 from kinn.cli.parser import Commands, Parser
+
+if TYPE_CHECKING:
+    from kinn.train import TrainedModel
 
 
 def add(commands: Commands) -> None:
@@ -32,7 +37,7 @@ def _options(parser: Parser) -> None:
         type=float,
         default=1.0,
         help="grid spacing of this data over that of the training data, so that a model keeps its meaning on another "
-        "grid: 0.5 on a grid twice as fine",
+        "grid: 0.5 on twice as many cells, 31/63 = 0.492063 from 32 to 64 nodes with both ends",
     )
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for the numbers")
 
@@ -48,6 +53,7 @@ def _evaluate(options: Namespace) -> int:
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
+    _remind(trained, dataset.grid, options.dt_scale)
     with ProgressBar("Evaluating", total=len(dataset), unit="samples") as bar:
         found = evaluate(
             trained,
@@ -74,6 +80,20 @@ def _evaluate(options: Namespace) -> int:
             },
         )
     return 0
+
+
+def _remind(trained: TrainedModel, grid: tuple[int, ...], dt_scale: float) -> None:
+    """Say so where the grid is not that of the training and a model that wants to know is not told."""
+    ours, here = tuple(trained.metadata["extra"].get("grid", grid)), grid
+    if dt_scale != 1 or ours == here or not trained.takes_dt_scale:
+        return
+    centres, nodes = ours[0] / here[0], (ours[0] - 1) / max(here[0] - 1, 1)
+    print(
+        f"kinn: the model was trained on {' x '.join(map(str, ours))} points, these data have "
+        f"{' x '.join(map(str, here))}. If they cover the same domain, say --dt-scale {centres:.6g} (centres of cells, "
+        f"or periodic) or {nodes:.6g} (nodes with both ends)",
+        file=sys.stderr,
+    )
 
 
 def _table(metrics: dict[str, float], title: str):

@@ -111,11 +111,11 @@ def add_settings(group: Any, settings: type, names: Mapping[str, str] | None = N
         names: of options that are not called as the field.
     """
     types = get_type_hints(settings)
-    words = inspect.getdoc(settings).partition("Args:\n")[2].partition("\n\n")[0]  # pyright: ignore[reportOptionalMemberAccess]
+    words = (inspect.getdoc(settings) or "").partition("Args:\n")[2].partition("\n\n")[0]
     entries = dict(re.findall(r"^    (\w+): (.*(?:\n        .*)*)", words, re.MULTILINE))
     for name, default in vars(settings()).items():
         text = " ".join(entries[name].split()).rstrip(".").replace("%", "%%").replace("`", "")
-        option = (names or {}).get(name, name).replace("_", "-")
+        option = (names.get(name, name) if names else name).replace("_", "-")
         group.add_argument(f"--{option}", type=types[name], default=default, help=text)
 
 

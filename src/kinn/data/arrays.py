@@ -11,7 +11,7 @@ import numpy as np
 
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.samples import Samples
-from kinn.data.stores import ArrayFileStore, TensorStore, to_float32
+from kinn.data.stores import ArrayFileStore, TensorStore, axes_in_file, to_float32
 
 
 def from_arrays(inputs: Any, outputs: Any, *, channel_axis: int | None = 1) -> OperatorDataset:
@@ -20,6 +20,7 @@ def from_arrays(inputs: Any, outputs: Any, *, channel_axis: int | None = 1) -> O
     Args:
         inputs: `(N, C_in, *grid)`: a NumPy array, a tensor, an h5py data set, the path of a `.npy` file, or a pair
             `(path of an HDF5 file, name of the array in it)`. Arrays in files stay there and are read item by item.
+            Those of MATLAB 7.3 have the axes that they have in MATLAB.
         outputs: `(N, C_out, *grid)`, likewise; of another kind if need be.
         channel_axis: where the channels lie (-1: last); None if there is no such axis, and each field is one channel.
 
@@ -70,8 +71,9 @@ def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) ->
         with h5py.File(path, "r") as file:
             if not isinstance(file.get(name), h5py.Dataset):
                 raise ValueError(f"{path} holds no array '{name}' for the {what}; it holds {sorted(file)}")
-            n_axes = file[name].ndim  # pyright: ignore[reportAttributeAccessIssue]
-        return Samples(ArrayFileStore(path, name, axes=_axes(n_axes, channel_axis, target, what)))
+            axes = _axes(file[name].ndim, channel_axis, target, what)  # pyright: ignore[reportAttributeAccessIssue]
+            stored = axes_in_file(file[name])
+        return Samples(ArrayFileStore(path, name, axes=[None if axis is None else stored[axis] for axis in axes]))
     if isinstance(array, (str, Path)):
         if Path(array).suffix != ".npy":
             raise ValueError(

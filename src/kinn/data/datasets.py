@@ -45,7 +45,8 @@ class OperatorDataset(Dataset):
             )
         if inputs.shape[2:] != outputs.shape[2:]:
             raise ValueError(
-                f"inputs and outputs must share one grid, but theirs are {inputs.shape[2:]} and {outputs.shape[2:]}"
+                f"inputs and outputs must share one grid, but theirs are {inputs.shape[2:]} and {outputs.shape[2:]}; "
+                "their axes are (N, C, *grid): from_arrays(..., channel_axis=-1) takes channels that come last"
             )
         self.inputs, self.outputs, self.metadata = inputs, outputs, dict(metadata or {})
 
@@ -250,6 +251,8 @@ def _check_fields(samples: Samples, what: str) -> None:
 
 
 def _check_index(index: int, length: int) -> int:
+    if isinstance(index, slice):
+        raise TypeError("an index is one item: subset(slice(...)) takes a part of the data set, batch([...]) a batch")
     if not -length <= index < length:
         raise IndexError(f"index {index} is outside a data set of {length} items")
     return index % length

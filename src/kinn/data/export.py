@@ -74,7 +74,8 @@ def export_dataset(
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, but is '{layout}'")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise ValueError(f"{path} exists already: choose another path{'' if path.is_dir() else ', or overwrite it'}")
+        way_out = "" if path.is_dir() else ", or overwrite it (overwrite=True, --overwrite)"
+        raise ValueError(f"{path} exists already: choose another path{way_out}")
     path.parent.mkdir(parents=True, exist_ok=True)
     # not <path>.part: a generator that was stopped may have left its samples there
     part = path.with_name(path.name + ".export.part")

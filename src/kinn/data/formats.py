@@ -10,7 +10,7 @@ import h5py
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.cno import open_cno
 from kinn.data.layouts.matlab import open_matlab5, open_matlab7
-from kinn.data.layouts.ours import ARRAYS, open_ours, open_plain, plain_kind
+from kinn.data.layouts.ours import ARRAYS, TRAJECTORY_FORMAT, open_ours, open_plain, plain_kind
 from kinn.data.layouts.pdebench import open_pdebench_darcy, open_pdebench_rdb
 
 
@@ -78,6 +78,8 @@ def _open_hdf5(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDatas
     if isinstance(u, h5py.Dataset) and ("MATLAB_class" in u.attrs or path.suffix == ".mat"):
         return open_matlab7(path, file, u)
     if kind := plain_kind(file):
+        if "trajectory" in names and kind != TRAJECTORY_FORMAT:
+            raise ValueError(f"{path} holds pairs (input and output) and a trajectory: keep them in a file each")
         return open_plain(path, file, kind, {})
     raise ValueError(
         f"{path} has none of the known layouts (input and output, trajectory, CNO's Sample_<n>, MATLAB's u, PDEBench's "

@@ -102,6 +102,12 @@ class TensorStore:
         return found
 
 
+def axes_in_file(array: Any) -> list[int]:
+    """Where an HDF5 array has its first, second, ... axis: MATLAB stores the last one first."""
+    axes = list(range(array.ndim))
+    return axes[::-1] if "MATLAB_class" in array.attrs else axes
+
+
 class ArrayFileStore:
     """Samples in one array of an HDF5 or `.npy` file.
 

@@ -22,6 +22,7 @@ from kinn._version import __version__
 from kinn.data.layouts.ours import FORMAT_VERSION, read_attributes
 
 Progress = Callable[[int, int], None]
+_OVERWRITE = "overwrite it (overwrite=True, --overwrite)"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _is_made(path: Path, plan: FilePlan) -> bool:
         return False
     difference = plan.difference(read_attributes(path))
     if difference is not None:
-        raise ValueError(f"{path} already holds other data ({difference}): choose another path, or overwrite it")
+        raise ValueError(f"{path} already holds other data ({difference}): choose another path, or {_OVERWRITE}")
     return True
 
 
@@ -171,7 +172,7 @@ def _check_part(part: Path, plan: FilePlan, *, overwrite: bool) -> None:
     if difference is None:
         return
     if not overwrite:
-        raise ValueError(f"{part} is left from another run ({difference}): delete it, or overwrite it")
+        raise ValueError(f"{part} is left from another run ({difference}): delete it, or {_OVERWRITE}")
     part.unlink()
 
 

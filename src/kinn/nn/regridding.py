@@ -20,7 +20,7 @@ __all__ = ["Points", "on_training_grid", "regrid"]
 Points = Literal["centres", "nodes", "periodic"]
 _HALF_WIDTH = 4  # of the kernel, in spacings
 _BETA = kaiser_beta(60.0)  # waves of four points and more are kept to 0.2 %
-_WHOLE = 1e-6  # a number of points is whole to within this
+_WHOLE = 0.01  # a number of points is whole to within this: ratios are typed with a few digits
 
 
 def regrid(x: Float[Tensor, "*batch *grid"], size: Sequence[int], *, points: Points) -> Float[Tensor, "*batch *size"]:
@@ -78,10 +78,17 @@ def on_training_grid(
         sizes["nodes"] = [(n - 1) * dt_scale + 1 for n in grid]
     for points, size in sizes.items():
         whole = [round(n) for n in size]
-        if all(abs(n - m) < _WHOLE * n and m >= 1 for n, m in zip(size, whole)):
+        if all(abs(n - m) < _WHOLE and m >= 1 for n, m in zip(size, whole)):
             return regrid(network(regrid(x, whole, points=points)), grid, points=points)
     shown = " x ".join(map(str, grid))
-    raise ValueError(f"a grid of {shown} points at {dt_scale:g} times the spacing in training has no counterpart there")
+    n = grid[0]
+    near = [f"{max(round(n * dt_scale), 1) / n:.6g}" + ("" if periodic else " (centres of cells)")]
+    if not periodic and n > 1:
+        near.append(f"{max(round((n - 1) * dt_scale), 1) / (n - 1):.6g} (nodes with both ends)")
+    raise ValueError(
+        f"a grid of {shown} points at {dt_scale:g} times the spacing in training has no counterpart there; near it has "
+        f"{' and '.join(near)}"
+    )
 
 
 def _matrix(n: int, wanted: int, points: Points) -> Tensor:

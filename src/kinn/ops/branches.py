@@ -57,7 +57,8 @@ def evolution_branch(
     Raises:
         ValueError: shapes that do not fit each other.
     """
-    c, d, taps = x.shape[-1], len(matrix), tuple(filters.shape[2:])
+    c, d = x.shape[-1], len(matrix)
+    taps = tuple(int(width) for width in filters.shape[2:])  # torch.jit.trace makes tensors of them
     if len(taps) != x.dim() - 2 or len(set(taps)) > 1 or not taps[0] % 2:
         raise ValueError(f"evolution_branch: expected filters of one odd width on {x.dim() - 2} axes, got {taps}")
     expect_shapes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import warnings
 from collections.abc import Sequence
@@ -244,7 +243,7 @@ def _train(
 
 def _transfer(experiment: Experiment, task: OperatorTask | RolloutTask, resolution: int, data: Data) -> dict[str, Any]:
     """The trained model on another grid; models that know the distance of the grid points are told it."""
-    scaled = "dt_scale" in inspect.signature(task.model.forward).parameters
+    scaled = task.trained.takes_dt_scale
     dt_scale = experiment.transfer_source(resolution).spacing / experiment.source.spacing if scaled else 1.0
     # grids of 128 x 128 in the same memory as ours
     found = evaluate(task, data, batch_size=8, dt_scale=dt_scale)

@@ -160,7 +160,9 @@ def _train(process: Process, job: _Job) -> None:
             input_normalizer=task.input_normalizer,
             output_normalizer=task.output_normalizer,
             rollout=task.trained.rollout,
-            extra=plain({"epoch": epoch, "validation": metrics, "config": job.config}),
+            extra=plain(
+                {"epoch": epoch, "validation": metrics, "config": job.config, "grid": job.data["train"]["grid"]}
+            ),
         ),
     )
     reset_peak_memory()

@@ -118,9 +118,14 @@ class TrainedModel:
         """The kind of task and its settings, as plain values."""
         return {"kind": "operator"} if self.rollout is None else {"kind": "rollout", **asdict(self.rollout)}
 
+    @property
+    def takes_dt_scale(self) -> bool:
+        """Whether the model is told the grid's spacing."""
+        return "dt_scale" in inspect.signature(self.model.forward).parameters
+
     def predict_normalized(self, first: Tensor, n_steps: int = 1, *, dt_scale: float = 1.0) -> Tensor:
         """Prediction in normalised units from fields in physical units; see `predict` and `forecast` for shapes."""
-        if dt_scale != 1.0 and "dt_scale" not in inspect.signature(self.model.forward).parameters:
+        if dt_scale != 1.0 and not self.takes_dt_scale:
             raise ValueError(
                 f"{type(self.model).__name__} is not told the grid's spacing: it takes no dt_scale, got {dt_scale:g}"
             )

@@ -140,12 +140,16 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = (file.metadata() or {}).get("kinn")
+            metadata = file.metadata() or {}
+            header = metadata.get("kinn")
             stored = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a kinn model, or is truncated: {error}") from error
     if header is None:
-        raise ValueError(f"{path} is a safetensors file, but not of a kinn model: its metadata has no entry 'kinn'")
+        what = "not of a kinn model: its metadata has no entry 'kinn'"
+        if "kinn_images" in metadata:
+            what = "of an image classifier, which kinn evaluate image and kinn.train.images take"
+        raise ValueError(f"{path} is a safetensors file, but {what}")
     content = json.loads(header)
     if content.get("format", 0) > FORMAT:
         raise ValueError(

@@ -52,19 +52,23 @@ def open_matlab5(path: Path) -> TrajectoryDataset:
         ValueError: if the file is damaged, or has no `u` of four axes.
     """
     try:
-        from scipy.io import loadmat
+        from scipy.io import loadmat, whosmat
     except ImportError as error:
         raise ImportError(
             f"{path} is a MATLAB version 5 file, which needs SciPy: pip install 'kinn-torch[mat]'"
         ) from error
     try:
+        names = [name for name, *_ in whosmat(path)]
         content = loadmat(path, variable_names=["u", "t"])
     except Exception as error:  # SciPy raises whatever its parser meets
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
     u = content.get("u")
     if u is None or u.ndim != 4:
-        found = "there is none" if u is None else f"its shape is {u.shape}"
-        raise ValueError(f"{path} must hold an array u with the axes (N, nx, ny, T), but {found}")
+        found = f"it holds {names}" if u is None else f"its shape is {u.shape}"
+        raise ValueError(
+            f"{path} must hold an array u with the axes (N, nx, ny, T), but {found}; scipy.io.loadmat reads "
+            "other arrays, which from_arrays or from_trajectories take"
+        )
     what = f"u in {path}"
     values = to_float32(u.transpose(0, 3, 1, 2)[:, :, None], what=what)
     times = _time(content.get("t"), u.shape[3])

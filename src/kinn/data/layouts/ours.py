@@ -14,11 +14,13 @@ from kinn._version import __version__
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.fitting import batch_size
 from kinn.data.samples import Samples
-from kinn.data.stores import ArrayFileStore
+from kinn.data.stores import ArrayFileStore, axes_in_file
 
 OPERATOR_FORMAT = "kinn.operator"
 TRAJECTORY_FORMAT = "kinn.trajectory"
 FORMAT_VERSION = 1
+_AXES = {"input": "(N, C, *grid)", "output": "(N, C, *grid)", "trajectory": "(N, T, C, *grid)"}
+_WAYS = {OPERATOR_FORMAT: "from_arrays", TRAJECTORY_FORMAT: "from_trajectories"}
 ARRAYS = {OPERATOR_FORMAT: ("input", "output"), TRAJECTORY_FORMAT: ("trajectory",)}
 
 
@@ -55,6 +57,8 @@ def open_plain(
     - "kinn.operator": `input (N, C_in, *grid)` and `output (N, C_out, *grid)`.
     - "kinn.trajectory": `trajectory (N, T, C, *grid)` and, where the times are known, `time (T,)`.
 
+    Arrays of MATLAB 7.3 have the axes that they have in MATLAB.
+
     Args:
         path: of the file.
         file: the same, open.
@@ -62,16 +66,24 @@ def open_plain(
         metadata: of the data set.
 
     Raises:
-        ValueError: if one is missing, or their shapes do not fit each other.
+        ValueError: if one is missing, their shapes do not fit each other, or channels seem to come last.
     """
     missing = [name for name in ARRAYS[kind] if name not in file]
     if missing:
         raise ValueError(f"{path} lacks the arrays {missing}")
     stored: list[Any] = [file[name] for name in ARRAYS[kind]]
-    samples = [Samples(ArrayFileStore(path, array.name, axes=range(array.ndim))) for array in stored]
+    samples = [Samples(ArrayFileStore(path, array.name, axes=axes_in_file(array))) for array in stored]
+    for name, found in zip(ARRAYS[kind], samples):
+        fields = found.shape[(1 if kind == OPERATOR_FORMAT else 2) :]
+        if "format" not in file.attrs and len(fields) > 2 and fields[-1] == 1:
+            raise ValueError(
+                f"{name} in {path} has the shape {found.shape}: as {_AXES[name]} that is {fields[0]} channels on a "
+                f"grid of {' x '.join(map(str, fields[1:]))}. Where channels come last, {_WAYS[kind]}(..., "
+                "channel_axis=-1) takes the array, and export_dataset(..., layout='kinn') makes a file of it"
+            )
     if kind == OPERATOR_FORMAT:
         return OperatorDataset(*samples, metadata=metadata)
-    time = np.asarray(file["time"]).tolist() if "time" in file else None
+    time = np.asarray(file["time"]).ravel().tolist() if "time" in file else None
     return TrajectoryDataset(*samples, time=time, metadata=metadata)
 
 

@@ -48,6 +48,19 @@ def test_a_trained_model_is_measured(folder, capsys):
     assert f"{expected['relative_l2']:.4g}" in capsys.readouterr().out
 
 
+def test_a_grid_unlike_the_training_calls_for_its_spacing(folder, capsys):
+    model, data = f"{folder}/coarse.safetensors", f"{folder}/test.h5"
+    grid = open_dataset(data).grid
+    save_model(model, FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2), extra={"grid": [n // 2 for n in grid]})
+    capsys.readouterr()
+    assert main(["evaluate", model, data]) == 0
+    assert f"--dt-scale 0.5 (centres of cells, or periodic) or {(grid[0] // 2 - 1) / (grid[0] - 1):.6g}" in (
+        capsys.readouterr().err
+    )
+    assert main(["evaluate", model, data, "--dt-scale", "0.5"]) == 0
+    assert "--dt-scale" not in capsys.readouterr().err
+
+
 def test_the_circuits_of_a_trained_model(folder, capsys):
     capsys.readouterr()
     model, output = f"{folder}/fkno.safetensors", folder / "c.json"

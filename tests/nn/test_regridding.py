@@ -95,9 +95,7 @@ def test_a_ratio_may_be_typed_with_three_digits(ratio: float) -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(
-        ValueError, match=r"64 x 48 points at 0\.7 times the spacing in training has no counterpart .* 0\.703125"
-    ):
+    with pytest.raises(ValueError, match=r"64 x 48 points at 0\.7 times .* no counterpart .* 0\.703125"):
         on_training_grid(lambda x: x, torch.zeros(1, 1, 64, 48), 0.7, periodic=False)
     with pytest.raises(ValueError, match="dt_scale must be positive, got -1"):
         on_training_grid(lambda x: x, torch.zeros(1, 1, 4, 4), -1, periodic=False)

@@ -200,7 +200,11 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
         (["train", "--data", "{0}/p.h5", "--output", "x", "--lr", "-1"], "lr must be above 0, but is -1.0"),
         (
             ["train", "--data", "{0}/p.h5", "--output", "x", "--optimizer", "sgd"],
-            "one of 'adam', 'adamw'",
+            "--optimizer: Expected one of 'adam', 'adamw'. Got value: sgd;",
+        ),
+        (
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--loss", "mse"],
+            "--loss: Expected one of 'relative_l1', 'relative_l2'. Got value: mse;",
         ),
         (
             ["train", "--data", "{0}/p.h5", "--output", "x", "--model.order", "1"],

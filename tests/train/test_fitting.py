@@ -228,6 +228,12 @@ def test_a_damaged_checkpoint_is_named(run, monkeypatch, tmp_path):
         run()
 
 
+def test_a_model_in_double_precision_is_refused(pairs, small_fno, tmp_path):
+    task = OperatorTask(small_fno().double())
+    with pytest.raises(ValueError, match=r"trained in float32, .* parameters of torch.complex128, torch.float64"):
+        fit(task, pairs, pairs, TrainSettings(device="cpu"), tmp_path, progress=False)
+
+
 def test_a_folder_that_cannot_be_one_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="should be a folder for the run, but is a file"):

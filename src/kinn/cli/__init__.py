@@ -116,7 +116,10 @@ def _sentence(message: str) -> str:
         message,
     )
     message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"--{key[1].split('.', 1)[-1]}:", message)
-    return " ".join(message.split())
+    message = " ".join(message.split())
+    choices = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)(?:, NoneType)?\] Errors: .*"
+    message = re.sub(choices + "Given value: ", r"Expected a \1. Got value: ", message)
+    return message.replace("Expected a one of", "Expected one of").replace("Expected a int", "Expected an int")
 
 
 def _option(key: re.Match[str]) -> str:

@@ -106,14 +106,20 @@ def fit(
         progress: whether to show it.
 
     Raises:
-        ValueError: if the data does not fit the task, the folder belongs to another run, the model is not a registered
-            one, there is no such device or not so many, or fewer samples than devices.
+        ValueError: if the data does not fit the task, parameters are not of float32, the folder belongs to another run,
+            the model is not a registered one, there is no such device or not so many, or fewer samples than devices.
         FloatingPointError: if the loss becomes NaN or infinite.
         KeyboardInterrupt: if the user stops it; the same call resumes.
         OSError: if the folder cannot be written, or a process of several is ended from outside.
     """
     device = chosen_device(settings.device)
     expect_devices(device, settings.devices)
+    strange = {p.dtype for p in task.model.parameters()} - {torch.float32, torch.complex64}
+    if strange:
+        raise ValueError(
+            f"models are trained in float32, `precision` mixing in bf16 or 16, but this one has parameters of "
+            f"{', '.join(sorted(map(str, strange)))}: call .float()"
+        )
     train_items, validation_items = task.training_items(train), task.validation_items(validation)
     for name, items in (("training", train_items), ("validation", validation_items)):
         if len(items) < settings.devices:

@@ -98,6 +98,11 @@ class TestArrays:
         assert torch.equal(values(moved.inputs, 20), channels_last.movedim(-1, 1))
         numpy = from_arrays(file.with_suffix(".npy"), str(file.with_suffix(".npy")))
         assert torch.equal(values(numpy.inputs, 20), torch.from_numpy(np.load(file.with_suffix(".npy"))).float())
+        np.savez(file.with_suffix(".npz"), mine=np.load(file.with_suffix(".npy")))
+        packed = from_arrays((file.with_suffix(".npz"), "mine"), (file.with_suffix(".npz"), "mine"))
+        assert torch.equal(values(packed.inputs, 20), values(numpy.inputs, 20))
+        with pytest.raises(ValueError, match=r"no array 'yours' for the inputs; it holds \['mine'\]"):
+            from_arrays((file.with_suffix(".npz"), "yours"), packed)
         added = from_trajectories(file.with_suffix(".npy"), channel_axis=None)
         assert added.trajectories.shape == (20, 5, 1, 8, 8)
         assert torch.equal(added[3][:, 0], torch.from_numpy(np.load(file.with_suffix(".npy"))[3]).float())
@@ -111,7 +116,7 @@ class TestArrays:
             ("empty axes", (one[:0], one[:0])),
             ("no array 'sauce' for the inputs; it holds", ((file, "sauce"), one)),
             (r"\(path, name\)", ((file, "source", 3), one)),
-            (r"a .npy file or \(HDF5 file, array name\)", (str(file), one)),
+            (r"a .npy file or \(HDF5 or .npz file, array name\)", (str(file), one)),
         ]:
             with pytest.raises(ValueError, match=message):
                 from_arrays(*arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ def from_arrays(inputs: Any, outputs: Any, *, channel_axis: int | None = 1) -> O
 
     Args:
         inputs: `(N, C_in, *grid)`: a NumPy array, a tensor, an h5py data set, the path of a `.npy` file, or a pair
-            `(path of an HDF5 file, name of the array in it)`. Arrays in files stay there and are read item by item.
-            Those of MATLAB 7.3 have the axes that they have in MATLAB.
+            `(path of an HDF5 or .npz file, name of the array in it)`. Arrays in files stay there and are read item by
+            item, but for those of `.npz` files. Those of MATLAB 7.3 have the axes that they have in MATLAB.
         outputs: `(N, C_out, *grid)`, likewise; of another kind if need be.
         channel_axis: where the channels lie (-1: last); None if there is no such axis, and each field is one channel.
 
@@ -65,7 +66,9 @@ def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) ->
     if isinstance(array, h5py.Dataset):
         array = (array.file.filename, array.name)
     if isinstance(array, tuple):
-        path, name = _hdf5_pair(array, what)
+        path, name = _pair(array, what)
+        if path.suffix == ".npz":
+            return _samples(_from_npz(path, name, what), channel_axis=channel_axis, target=target, what=what)
         if not h5py.is_hdf5(path):
             raise ValueError(f"{path} is no HDF5 file (nor MATLAB 7.3): load it, and pass the {what} as an array")
         with h5py.File(path, "r") as file:
@@ -77,7 +80,7 @@ def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) ->
     if isinstance(array, (str, Path)):
         if Path(array).suffix != ".npy":
             raise ValueError(
-                f"{what} must come as an array, a .npy file or (HDF5 file, array name), but came as {array!r}"
+                f"{what} must come as an array, a .npy file or (HDF5 or .npz file, array name), but came as {array!r}"
             )
         try:
             n_axes = np.load(array, mmap_mode="r", allow_pickle=False).ndim
@@ -105,9 +108,19 @@ def _axes(n_axes: int, channel_axis: int | None, target: int, what: str) -> list
     return axes
 
 
-def _hdf5_pair(pair: tuple, what: str) -> tuple[Path, str]:
+def _from_npz(path: Path, name: str, what: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if name not in file:
+                raise ValueError(f"{path} holds no array '{name}' for the {what}; it holds {sorted(file)}")
+            return file[name]
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+
+
+def _pair(pair: tuple, what: str) -> tuple[Path, str]:
     if len(pair) != 2 or not all(isinstance(part, (str, Path)) for part in pair):
-        raise ValueError(f"{what} in an HDF5 file are given as (path, name), but came as {pair!r}")
+        raise ValueError(f"{what} in an HDF5 or .npz file are given as (path, name), but came as {pair!r}")
     path = Path(pair[0])
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} for the {what}")

@@ -22,11 +22,13 @@ class Source:
         name: of its file; experiments with the same data share it.
         generator: makes the file at a path; takes `progress` and the parameters by name.
         parameters: of the generator, as they go into the records; `samples`, `resolution` and `seed` among them.
+        note: what a reader of the tables must know of these data; not said where a public file takes their place.
     """
 
     name: str
     generator: Callable[..., Path]
     parameters: dict[str, Any]
+    note: str = ""
 
     def make(self, path: Path, progress: Progress, device: str = "cpu") -> None:
         """Generate the file, or go on with it, or find it finished; on a device where the generator knows of any."""

@@ -58,6 +58,7 @@ def run_experiment(
             if why_none:
                 experiment = replace(experiment, notes=(*experiment.notes, why_none))
         else:
+            experiment = replace(experiment, notes=(*filter(None, [experiment.source.note]), *experiment.notes))
             sources = {resolution: experiment.transfer_source(resolution) for resolution in experiment.resolutions}
             transfer = {resolution: load_transfer(source, folder, **where) for resolution, source in sources.items()}
         for variant, seed, path, header in left:

@@ -158,8 +158,8 @@ class KirchhoffBlock(nn.Module):
         if x.dim() != self.n_axes + 2 or x.shape[-1] != self.d_model:
             grid = ", ".join(["height", "width", "depth"][: self.n_axes])
             raise ValueError(
-                f"KirchhoffBlock: expected shape (batch, {grid}, {self.d_model}), channels last (n_axes is "
-                f"{self.n_axes}), got {tuple(x.shape)}"
+                f"KirchhoffBlock: expected shape (batch, {grid}, {self.d_model}), channels last, got {tuple(x.shape)}; "
+                f"n_axes is {self.n_axes}"
             )
         expect_positive("KirchhoffBlock", dt_scale=dt_scale)
         norm, inner, out = self.norm, self.output_norm, self.out_proj.weight

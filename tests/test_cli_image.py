@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from kinn.cli import main
-from kinn.cli.image import _argument_docs
 from kinn.train.images import ImageSettings, load_classifier
 
 SMALL = (
@@ -50,11 +51,12 @@ def test_a_folder_is_trained_on_and_its_model_measured(folder, tmp_path, capsys)
 def test_every_part_of_the_recipe_is_an_option_with_its_words(capsys):
     assert main(["train", "image", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    words = _argument_docs(ImageSettings)
-    assert set(words) == set(vars(ImageSettings()))
-    for name, text in words.items():
+    words = inspect.getdoc(ImageSettings)
+    for name in vars(ImageSettings()):
+        text = words.partition(f" {name}: ")[2].partition("\n")[0].replace("`", "").rstrip(".")
         assert f"--{name.replace('_', '-')}" in shown
-        assert text.replace("%%", "%")[:30] in shown
+        assert text[:30]
+        assert text[:30] in shown
 
 
 @pytest.mark.parametrize(

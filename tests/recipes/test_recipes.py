@@ -111,7 +111,7 @@ def test_a_stopped_recipe_goes_on_with_the_variant_at_which_it_stopped(tmp_path,
 
 def test_data_too_large_for_memory_stay_in_the_file_and_give_the_same_numbers(tmp_path, monkeypatch):
     in_memory = json.loads(run(POISSON, tmp_path / "a")[0].read_text())["metrics"]
-    monkeypatch.setattr(loading, "_FITS", 1000)
+    monkeypatch.setattr("kinn.data.datasets._FITS", 1000)
     parts = loading.load_parts(POISSON, tmp_path / "a" / "data", (), progress=False)
     assert isinstance(parts["train"].inputs.store, ArrayFileStore)
     assert json.loads(run(POISSON, tmp_path / "b")[0].read_text())["metrics"] == in_memory

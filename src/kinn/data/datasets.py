@@ -13,6 +13,8 @@ from kinn.data.samples import Samples
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+_FITS = 2 * 2**30  # bytes that are loaded unasked
+
 
 class OperatorDataset(Dataset):
     """Pairs of an input field and the output field that an operator maps it to.
@@ -238,8 +240,8 @@ class TrajectoryWindows(Dataset):
 
 
 def resident(dataset: OperatorDataset | TrajectoryDataset) -> OperatorDataset | TrajectoryDataset:
-    """The data set, loaded unless it takes more than 2 GiB: to read single samples costs more than a small step."""
-    return dataset.in_memory() if dataset.n_bytes <= 2 * 2**30 else dataset
+    """The data set, loaded unless it is too large for that: to read single samples costs more than a small step."""
+    return dataset.in_memory() if dataset.n_bytes <= _FITS else dataset
 
 
 def _check_fields(samples: Samples, what: str) -> None:

@@ -83,6 +83,7 @@ class UKNO(UShape):
 
     >>> sum(p.numel() for p in UKNO(1, 1, order=1).parameters())
     2595238
+    >>> import torch
     >>> model = UKNO(1, 1, width=8, **UKNO_DEEP)
     >>> model(torch.rand(2, 1, 16, 24)).shape
     torch.Size([2, 1, 16, 24])

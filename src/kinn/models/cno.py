@@ -88,10 +88,6 @@ class CNO(UShape):
         self.unused = _convolution(2 * channels[0], 2 * channels[0]).requires_grad_(False)
         self.project = plain_pair(2 * channels[0], _HIDDEN, out_channels, _Shifted(_HIDDEN), beyond="replicate")
 
-    def turn(self, x: Tensor) -> Tensor:
-        """Residual blocks and a convolution."""
-        return self.neck(x)
-
     def rise(self, level: int, x: Tensor) -> Tensor:
         """A convolution at the coarser grid, and the one to the finer."""
         return self.up[level](self.mix[level](x))

@@ -72,7 +72,8 @@ class UShape(nn.Module):
     """The U of an operator: lift, way down, neck, way up, project; every level joins its skip on the way up.
 
     Level 0 has `width / 2` channels at full resolution, level `i` has `2^(i-1) width` at `1 / 2^i` of it. A network
-    sets `in_channels`, `levels`, `periodic` and the modules below, and says what `turn` does.
+    sets `in_channels`, `levels`, `periodic` and the modules below, and changes what it does otherwise on the way.
+    Inside, fields are channels-last, `(b, h, w, c)`.
     """
 
     in_channels: int
@@ -81,6 +82,7 @@ class UShape(nn.Module):
     lift: nn.Module
     down: nn.ModuleList
     skips: nn.ModuleList
+    neck: nn.Module
     up: nn.ModuleList
     project: nn.Module
 
@@ -119,8 +121,8 @@ class UShape(nn.Module):
         return x
 
     def turn(self, x: Tensor) -> Tensor:
-        """What is done in the neck."""
-        raise NotImplementedError
+        """What is done at the coarsest level."""
+        return self.neck(x)
 
     def rise(self, level: int, x: Tensor) -> Tensor:
         """The way up to a level from the one below."""

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import compiler
 from triton.compiler import ASTSource
 
 from kinn.ops.path import Path
@@ -71,16 +72,23 @@ def main() -> None:
     ]
     cascades = [
         (40, 16, 2, tl.float32, torch.float32, {}),
-        (96, 1, 3, tl.bfloat16, torch.float32, {"JOINED": False, "SERIES": False}),
-        (5, 3, 1, tl.float64, torch.float64, {"ROUTES": 1, "ZOH": False, "KEEP": False}),
+        (8, 1, 6, tl.bfloat16, torch.float32, {"JOINED": False, "SERIES": False}),
+        (5, 6, 5, tl.float64, torch.float64, {"ROUTES": 1, "ZOH": False, "KEEP": False}),
     ]
+    compiler.min_dot_size = lambda target: lambda left, right: (1, 1, 16)  # as in Triton 3.5 to 3.7
     for capability, kinds in ((80, 1), (90, 3)):
         for d, n, given, dtype in scans[:kinds]:
             for which in ("forward", "backward"):
-                options = kernel_options(d, n, Path(1, 64, 1, True, False), dtype, which)
+                path = Path(1, 64, 1, True, False)
+                options = kernel_options(d, n, path, dtype, which)
                 options = {**options, **ways, "ADJOINT": which == "backward", "AHEAD": 4}
-                for name in (which, "local_ends", "carry"):
-                    sizes = compile_kernel(getattr(_kernels, name), capability, given, options, ("y", "dx"))
+                piece = kernel_options(d, n, path, dtype, "forward")["PIECE"]  # of the ends, both ways
+                # what enters segments: nothing in it is new to sm_80, or to half precision
+                enter = ("local_ends", "carry") if capability == 90 and given != tl.bfloat16 else ()
+                for name in (which, *enter):
+                    changed = {"PIECE": piece} if name in enter else {}
+                    kernel = getattr(_kernels, name)
+                    sizes = compile_kernel(kernel, capability, given, {**options, **changed}, ("y", "dx"))
                     print(f"sm_{capability} {name:10} d {d:3} n {n:2} {given}: {sizes}")
         for d, n, rank, given, dtype, changes in cascades[:kinds]:
             for which in ("forward", "backward"):

@@ -128,11 +128,6 @@ def test_empty(make, check, batch, length, d, n):
     check(selective_scan, arguments)
 
 
-def test_gradcheck(make):
-    leaves = [v.requires_grad_() for v in make(1, (3,), 2, 2).values()]
-    torch.autograd.gradcheck(lambda *t: selective_scan(*t, return_state=True, backend="triton"), leaves)
-
-
 def test_slow_decay_keeps_its_gradient(make, assert_close, differentiate):
     """Decay so slow that the terms of the injection's derivative with respect to it all but cancel."""
     arguments = make(1, (40,), 3, 2)
@@ -152,6 +147,7 @@ def test_half_precision_gradients(make, assert_close, differentiate, half):
     exact = differentiate(selective_scan, {k: v.double() for k, v in arguments.items()}, backend="reference")
     got = differentiate(selective_scan, arguments, backend="triton")
     assert (got["dx"].dtype, got["ddt"].dtype, got["dB"].dtype, got["da"].dtype) == (half, half, half, torch.float32)
+    assert (got["y"].dtype, got["state"].dtype) == (half, torch.float32)
     assert_close(got, exact, 2 * torch.finfo(half).eps)
 
 
@@ -243,7 +239,7 @@ def test_kernels_compile_for_gpus(tmp_path):
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 32
+    assert len(lines) == 24
     for line in lines:
         size, shared, spilled = (int(part.split()[0]) for part in line.split(": ")[1].split(", "))
         assert size > 1000, line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 
 import pytest
 import torch
@@ -237,15 +236,7 @@ def test_long_sequences_go_fused_where_they_fill_the_machine(monkeypatch):
         assert cascade_fits_triton(*sizes, [0, 0], joined, False) == fits
 
 
-@pytest.mark.parametrize("wiring", ["series", "parallel"])
-def test_gradcheck(wiring, scans_by_doubling):
-    leaves = [v.requires_grad_() for v in draw(1, (3,), 2, 1, rank=1, routes=1).values()]
-    torch.autograd.gradcheck(
-        lambda *t: cascade_scan(*t, routes=[(0, True)], wiring=wiring, backend="triton"), leaves
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("series", "zoh"), list(itertools.product([True, False], repeat=2)))
+@pytest.mark.parametrize(("series", "zoh"), [(True, True), (False, False)])
 def test_opcheck(series, zoh, scans_by_doubling):
     tensors = [v.flatten(1, 2).requires_grad_() if k == "x" else v.requires_grad_()
                for k, v in draw(2, (3, 4), 3, 2).items()]  # fmt: skip

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import warnings
 from contextlib import nullcontext
@@ -156,15 +157,26 @@ def test_a_batch_of_another_shape_is_not_compiled(monkeypatch):
 
 
 def test_every_step_begins_a_round_of_cuda_graphs(monkeypatch):
-    begun, options = [], []
+    """After one eager pass, which leaves no trace: what operators keep must not lie in the graphs' own memory."""
+    begun, options, calls = [], [], []
 
     def compile_(function, **given):
         options.append(given)
+        assert calls == [False]
         return function
 
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
-    train(through=lambda loss, model: CompiledLoss(loss, model, cuda_graphs=True, context=nullcontext))
+
+    def recorded(loss, model):
+        def noted(*batch):
+            calls.append(torch.is_grad_enabled())
+            return loss(*batch)
+
+        return CompiledLoss(noted, model, cuda_graphs=True, context=nullcontext)
+
+    assert same(train(through=recorded), train())
+    assert calls == [False, True, True, True, True, True]
     assert len(begun) == 5
     assert options == [{"mode": "reduce-overhead", "dynamic": False}]
 
@@ -270,9 +282,11 @@ def test_a_rollout_with_noise_is_one_graph(trajectories, graphs, tmp_path):
 
 def test_with_the_real_compiler():
     """Where there is no C++ compiler, this is the fallback."""
+    steps = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*{GOES_ON}")
-        found = train(through=compiled, sizes=[6, 6, 6, 6, 4], dropout=0.0)
+        found = train(through=lambda *a: steps.append(compiled(*a)) or steps[0], sizes=[6, 6, 6, 6, 4], dropout=0.0)
+    assert steps[0].outcome == ("kernels" if shutil.which("c++") else "failed")
     expected = train(sizes=[6, 6, 6, 6, 4], dropout=0.0)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-4)
     assert found[0] == pytest.approx(expected[0], rel=1e-3)

@@ -59,6 +59,8 @@ def _run(options: Namespace) -> int:
     if options.output is not None and Path(options.output).is_dir():
         raise ValueError(f"--output must be a file, but {options.output} is a folder")
     device, repeats = chosen_device(options.device), min(options.repeats, 3) if options.quick else options.repeats
+    if device.type == "cuda":  # whose end of work and memory are asked for
+        torch.cuda.set_device(device)
     keep_freed_memory()  # as in training: what is measured is the work, not the allocator
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)

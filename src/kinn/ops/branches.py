@@ -134,5 +134,6 @@ def _within_reach(y: Tensor) -> Tensor:
         least, greatest = y.detach().aminmax()
         if not (greatest > _REACH or least < -_REACH):
             return y
-    size = y.detach().abs().amax(-1, keepdim=True)
+    least, greatest = y.detach().aminmax(dim=-1, keepdim=True)
+    size = torch.maximum(greatest, -least)
     return y * torch.where(size > _REACH, _REACH / size, torch.ones_like(size))

@@ -128,6 +128,10 @@ class CompiledLoss:
             if self._compiled is None:
                 # the number of unrolled steps, and so all shapes, are fixed
                 mode = "reduce-overhead" if self._cuda_graphs else None
+                if self._cuda_graphs:  # else what operators keep lies in the graphs' own memory, which they refuse
+                    with torch.no_grad():
+                        self._loss(*batch)
+                    self._start.restore()
                 self._compiled, self._skips = torch.compile(self._loss, mode=mode, dynamic=False), _graph_skips()
             if self._cuda_graphs:
                 torch.compiler.cudagraph_mark_step_begin()  # the last step's results may be written over

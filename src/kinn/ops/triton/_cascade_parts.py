@@ -61,8 +61,9 @@ def softplus(z):
 @triton.jit
 def over_channels(values, weights, PRODUCTS: tl.constexpr):
     """Sums over channels of `(time, channels)` times `(columns, channels)`: `(time, columns)`."""
-    # A dot on ordinary cores holds whole rows of its factors in registers: not for many channels.
-    if weights.shape[0] < 8 or weights.shape[1] > 64:
+    # A dot on ordinary cores holds whole rows of its factors in registers: not for many channels. Fewer than 16 terms
+    # to a sum are refused by Triton before 3.8, here and below.
+    if weights.shape[0] < 8 or weights.shape[1] < 16 or weights.shape[1] > 64:
         return tl.sum(values[:, None, :] * weights[None, :, :], axis=2)
     else:
         return tl.dot(values, tl.trans(weights), input_precision=PRODUCTS, out_dtype=values.dtype)
@@ -71,7 +72,7 @@ def over_channels(values, weights, PRODUCTS: tl.constexpr):
 @triton.jit
 def over_columns(values, weights, PRODUCTS: tl.constexpr):
     """Sums over columns of `(time, columns)` times `(columns, channels)`: `(time, channels)`."""
-    if weights.shape[0] < 8:
+    if weights.shape[0] < 16:
         return tl.sum(values[:, :, None] * weights[None, :, :], axis=1)
     else:
         return tl.dot(values, weights, input_precision=PRODUCTS, out_dtype=values.dtype)
@@ -80,7 +81,7 @@ def over_columns(values, weights, PRODUCTS: tl.constexpr):
 @triton.jit
 def over_time(values, drive, PRODUCTS: tl.constexpr):
     """Sums over time of `(time, columns)` times `(time, channels)`: `(columns, channels)`."""
-    if values.shape[1] < 8:
+    if values.shape[0] < 16 or values.shape[1] < 8:
         return tl.sum(values[:, :, None] * drive[:, None, :], axis=0)
     else:
         return tl.dot(tl.trans(values), drive, input_precision=PRODUCTS, out_dtype=values.dtype)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+
+_OLDEST = (3, 5)  # before: no tuples in kernels (3.2), or no products of fewer than 16 rows (3.4)
 
 
 def unavailable() -> str | None:
@@ -24,6 +27,11 @@ for _function in (unavailable, interpreted):
 @functools.cache
 def _unavailable() -> str | None:
     try:
+        import triton
+
+        found = re.findall(r"\d+", triton.__version__)[:2]
+        if tuple(map(int, found)) < _OLDEST:
+            return f"Triton {triton.__version__} is older than {'.'.join(map(str, _OLDEST))}"
         from kinn.ops.triton import _kernels  # noqa: F401
     except Exception as error:  # whatever keeps Triton from working, the reference still does
         return f"Triton cannot be used ({type(error).__name__}: {error})"

@@ -1,4 +1,4 @@
-"""Convolutional parts of the operator U-Nets, UKNO and CNO: fields inside are channels-last, `(b, h, w, c)`."""
+"""Parts of the operators that are tied to a grid; those of UKNO and CNO take fields channels-last, `(b, h, w, c)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["BatchNorm", "Beyond", "Convolution", "PlainConv", "Residual", "UShape", "plain_pair"]
+__all__ = ["BatchNorm", "Beyond", "Convolution", "OnTrainingGrid", "PlainConv", "Residual", "UShape", "plain_pair"]
 
 Beyond = Literal["zeros", "replicate", "circular"]  # what lies beyond the grid
 
@@ -68,17 +68,43 @@ class Residual(nn.Module):
         return x + self.branch(x)
 
 
-class UShape(nn.Module):
-    """The U of an operator: lift, way down, neck, way up, project; every level joins its skip on the way up.
+class OnTrainingGrid(nn.Module):
+    """An operator that is tied to the grid of its training, whose sizes halve `levels` times.
 
-    Level 0 has `width / 2` channels at full resolution, level `i` has `2^(i-1) width` at `1 / 2^i` of it. A network
-    sets `in_channels`, `levels`, `periodic` and the modules below, and changes what it does otherwise on the way.
-    Inside, fields are channels-last, `(b, h, w, c)`.
+    A model sets these and gives :meth:`_apply_network`, `(b, in_channels, h, w)` to `(b, out_channels, h, w)`.
     """
 
     in_channels: int
     levels: int
     periodic: bool = False
+
+    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
+        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
+
+        Args:
+            x: input fields.
+            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
+                its sizes are those to be divisible; fields are interpolated there and back.
+        """
+        check_fields(x, self.in_channels)
+        return on_training_grid(self._apply_halving, x, dt_scale, periodic=self.periodic)
+
+    def _apply_halving(self, x: Tensor) -> Tensor:
+        check_divisible(x, 2**self.levels, type(self).__name__)
+        return self._apply_network(x)
+
+    def _apply_network(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class UShape(OnTrainingGrid):
+    """The U of an operator: lift, way down, neck, way up, project; every level joins its skip on the way up.
+
+    Level 0 has `width / 2` channels at full resolution, level `i` has `2^(i-1) width` at `1 / 2^i` of it. A network
+    sets the modules below, and changes what it does otherwise on the way. Inside, fields are channels-last,
+    `(b, h, w, c)`.
+    """
+
     lift: nn.Module
     down: nn.ModuleList
     skips: nn.ModuleList
@@ -92,19 +118,7 @@ class UShape(nn.Module):
         channels = [width // 2, *(width * 2**level for level in range(levels))]
         return channels, [*(2 * c for c in channels[1:-1]), channels[-1]]
 
-    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
-        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
-
-        Args:
-            x: input fields.
-            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
-                its sizes are those to be divisible; fields are interpolated there and back.
-        """
-        check_fields(x, self.in_channels)
-        return on_training_grid(self._apply_network, x, dt_scale, periodic=self.periodic)
-
     def _apply_network(self, x: Tensor) -> Tensor:
-        check_divisible(x, 2**self.levels, type(self).__name__)
         x = self.lift(x.movedim(1, -1))
         skips = []
         for level, (down, skip) in enumerate(zip(self.down, self.skips)):

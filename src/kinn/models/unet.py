@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kinn.models.checks import check_divisible, check_fields
+from kinn.models.parts import OnTrainingGrid
 from kinn.models.registry import register_model
-from kinn.nn import on_training_grid
 from kinn.ops.shapes import expect_at_least
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 __all__ = ["UNet"]
 
 
 @register_model
-class UNet(nn.Module):
+class UNet(OnTrainingGrid):
     """U-Net (Ronneberger et al., 2015) in the size of PDEBench's baseline (Takamoto et al., 2022).
 
     Each level has two 3x3 convolutions without bias, each followed by batch norm and tanh; max pooling halves the
@@ -56,19 +52,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_pair(2 * c, c) for c in channels[:-1])
         self.project = nn.Conv2d(width, out_channels, 1)
 
-    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
-        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
-
-        Args:
-            x: input fields.
-            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
-                its sizes are those to be divisible; fields are interpolated there and back.
-        """
-        check_fields(x, self.in_channels)
-        return on_training_grid(self._apply_network, x, dt_scale, periodic=False)
-
     def _apply_network(self, x: Tensor) -> Tensor:
-        check_divisible(x, 2**self.levels, "UNet")
         skips = []
         for down in self.down:
             x = down(x)

@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/kinn reproduce demo --output $(DEMO_OUTPUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -12,6 +12,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each core; tests of t
     torch.set_num_threads(1)
 
 M_PERTURB = -6  # of glibc's mallopt
+# Whole files go to a process each, in this order, so that none is left with a long one at the end. The first needs no
+# CPU kernels: while it runs, the other process compiles them for both.
+FIRST = (
+    "tests/ops/test_triton.py",
+    "tests/ops/test_cascade.py",
+    "tests/ops/test_agreement.py",
+    "tests/ops/test_mlp.py",
+    "tests/ops/test_branches.py",
+    "docs/vision.md",
+    "tests/models/test_timm_suite.py",
+    "tests/ops/test_triton_cascade.py",
+    "tests/recipes/test_recipes.py",
+    "tests/models/test_models.py",
+    "tests/train/test_images.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(FIRST)))  # stable
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ def extreme_scan(seed: int, dt_range, a_range, *, dtype, backend, injection="zoh
         )
         states.append(state)
     gradients = torch.autograd.grad(torch.stack(states).sum(), arguments)
-    bound = (B.abs().amax((0, 1)) / a).amax() * x.abs().max()
+    bound = B.abs().amax((0, 1)) / a * x.abs().amax((0, 1))[:, None]
     return torch.stack(states).detach(), bound.detach(), gradients
 
 
@@ -237,7 +237,7 @@ def test_potentials_stay_within_the_bound_under_extreme_steps(dt_range, dtype, b
 
 def test_first_order_injection_breaks_the_bound():
     states, bound, _ = extreme_scan(0, (1e5, 1e6), (1e-3, 1e3), dtype=torch.float64, backend="auto", injection="euler")
-    assert states.abs().max() > 100 * bound
+    assert (states.abs() > 100 * bound).any()
 
 
 rate = st.floats(-6, 6).map(lambda exponent: 10.0**exponent)

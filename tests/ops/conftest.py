@@ -46,6 +46,14 @@ def differentiate():
 
 
 @pytest.fixture
+def threads():
+    """Sets torch's number of threads, and puts it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def patched_once(monkeypatch):
     """In Triton's interpreter a kernel patches the language once for every module, not for every call: faster."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")

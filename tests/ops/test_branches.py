@@ -55,10 +55,12 @@ def check(compiled, reference, arguments):
 
 
 @pytest.mark.parametrize("inner_norm", [True, False])
-@pytest.mark.parametrize(("shape", "c", "d"), [((0, 4), 3, 5), ((1,), 1, 1), ((63,), 20, 40), ((2, 7, 9), 16, 33)])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_gate(normal, monkeypatch, shape, c, d, inner_norm, threads):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+@pytest.mark.parametrize(
+    ("shape", "c", "d"),
+    # the last in several blocks, whose sums are added up
+    [((0, 4), 3, 5), ((1,), 1, 1), ((63,), 20, 40), ((2, 7, 9), 16, 33), ((2, 17, 39), 5, 7)],
+)
+def test_gate(normal, shape, c, d, inner_norm):
     check(gate_cpu, gate_reference, gate_arguments(normal, shape, c, d, inner_norm))
 
 
@@ -104,6 +106,19 @@ def test_periodic_branch_commutes_with_shifts(normal):
 
 
 @pytest.mark.parametrize("which", ["gate", "evolution"])
+def test_same_bits_every_time(normal, threads, which):
+    """Enough work for several threads."""
+    threads(4)
+    if which == "gate":
+        compiled, arguments = gate_cpu, gate_arguments(normal, (5, 50, 60), 20, 40, True)
+    else:
+        compiled, arguments = evolution_cpu, evolution_arguments(normal, (5, 50, 60), 6, 8, 3, False, True)
+    first = differentiate(compiled, arguments)
+    for _ in range(4):
+        assert all(map(torch.equal, differentiate(compiled, arguments), first))
+
+
+@pytest.mark.parametrize("which", ["gate", "evolution"])
 class TestOperator:
     @pytest.fixture
     def case(self, which, normal):
@@ -111,12 +126,6 @@ class TestOperator:
             return gate_cpu, gate_reference, gate_arguments(normal, (2, 6, 30), 5, 7, True), "gated_output"
         arguments = evolution_arguments(normal, (2, 6, 30), 5, 7, 3, False, True)
         return evolution_cpu, evolution_reference, arguments, "evolution_branch"
-
-    def test_same_bits_every_time(self, case):
-        compiled, _, arguments, _ = case
-        first = differentiate(compiled, arguments)
-        for _ in range(4):
-            assert all(map(torch.equal, differentiate(compiled, arguments), first))
 
     def test_strided_input_and_gradient(self, case):
         compiled, _, arguments, _ = case

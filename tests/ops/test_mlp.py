@@ -94,7 +94,8 @@ def test_norm_of_constant_and_huge_rows():
     torch.testing.assert_close(got[0].double(), expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_same_bits_every_time():
+def test_same_bits_every_time(threads):
+    threads(4)
     arguments = draw(20000, 20, 60, 20)
     first = differentiate(mlp_cpu, arguments)
     for _ in range(4):

@@ -13,6 +13,12 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 BACKENDS = ["cpu", "triton", "reference"]
 
 
+@pytest.fixture(autouse=True)
+def quick_interpreter(request):
+    if "triton" in request.node.name:
+        request.getfixturevalue("patched_once")
+
+
 def steps(backend, length):
     """As many, or fewer for Triton's interpreter, which takes milliseconds for each."""
     return min(length, 8) if backend == "triton" else length

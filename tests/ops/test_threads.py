@@ -13,14 +13,6 @@ from kinn.ops import grid_scan
 from kinn.ops.cpu.threads import share
 
 
-@pytest.fixture
-def threads():
-    """Sets torch's number of threads, and puts it back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def results(arguments, differentiate):
     return differentiate(grid_scan, arguments, axis=0, lines="separate", backend="cpu")
 
@@ -32,7 +24,7 @@ def same(left, right):
 @pytest.mark.parametrize("batch", [1, 5])
 def test_same_bits_every_time(make, differentiate, threads, batch):
     """Enough work for several threads; whichever finishes first, the sums are taken in the same order."""
-    arguments = {k: v.float() for k, v in make(batch, (60, 30), 40, 4).items()}
+    arguments = {k: v.float() for k, v in make(batch, (60, 60), 40, 4).items()}
     threads(4)
     first = results(arguments, differentiate)
     for _ in range(5):
@@ -53,7 +45,7 @@ def test_same_bits_with_any_number_of_threads(make, differentiate, threads):
 @pytest.mark.parametrize("threads_per_call", [1, 3])
 def test_calls_from_several_threads(make, differentiate, threads, threads_per_call):
     threads(threads_per_call)
-    cases = [{k: v.float() for k, v in make(3, (40, 30), 20, 4, seed=i).items()} for i in range(4)]
+    cases = [{k: v.float() for k, v in make(3, (60, 40), 40, 4, seed=i).items()} for i in range(4)]
     expected = [results(case, differentiate) for case in cases]
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda i: results(cases[i % 4], differentiate), range(16)))

@@ -83,10 +83,12 @@ def test_without_deepxde_the_rest_of_the_table_is_made(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepxde", None)
     [experiment] = recipes.experiments("shallow-water", "demo")
     only = tuple(v for v in experiment.variants if v.name in ("PINN", "FNO"))
+    sizes = {"train": 2, "validation": 1, "test": 1}
+    source = experiment.source.but("small", samples=4, resolution=16, solver_resolution=16)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         paths = runner.run_experiment(
-            replace(experiment, variants=only, resolutions=()),
+            replace(experiment, variants=only, resolutions=(), source=source, sizes=sizes),
             recipe="shallow-water",
             budget="demo",
             seeds=(0,),

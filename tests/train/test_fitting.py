@@ -320,8 +320,8 @@ def test_batch_norms_hold_the_statistics_of_the_final_weights(run_ukno, parts):
 
     other = run_ukno("workers", workers=2)[1]
     assert torch.equal(batch_norm_statistics(other), kept)
-    half = run_ukno("half", precision="bf16")[1]
-    torch.testing.assert_close(batch_norm_statistics(half), kept, rtol=0.1, atol=0.1)
+    half = batch_norm_statistics(run_ukno("half", precision="bf16")[1])
+    assert (half - kept).norm() < 0.1 * kept.norm()
     averaged = run_ukno("averages", batch_norm_batches=0)[1]
     assert not torch.allclose(batch_norm_statistics(averaged), kept, rtol=1e-2)
 

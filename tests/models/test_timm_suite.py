@@ -84,5 +84,5 @@ def test_timms_own_tests(suite: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 22, done.stdout[-1000:]  # nine tests for each of two models, and ours
+    assert int(passed[1]) >= 15, done.stdout[-1000:]  # nine tests for kinn_nano, four for kinn_tiny, two of ours
     assert "skipped" not in done.stdout

@@ -101,9 +101,10 @@ def test_grids(check, grid, lines, wiring):
 
 
 @pytest.mark.parametrize("lines", ["joined", "separate"])
-def test_states_kept_lie_apart(check, lines):
+def test_states_kept_lie_apart(check, monkeypatch, lines):
     """Several chunks to a sequence, several sequences and routes, as many chunks to each or not."""
-    arguments = draw(2 if lines == "joined" else 1, (70, 2), 3, 1, cells=2, rank=1)
+    monkeypatch.setattr("kinn.ops.triton.cascade._CHUNK", 16)
+    arguments = draw(2 if lines == "joined" else 1, (20, 2), 3, 1, cells=2, rank=1)
     check(arguments, [torch.float64], routes=[(0, False), (1, True)], lines=lines)
 
 
@@ -202,10 +203,11 @@ def test_same_bits_every_time(scans_by_doubling):
         {"rank": 0},
         {"cells": 5},
         {"batch": 0, "lines": "separate", "grid": (0, 4)},
-        {"grid": (257,), "routes": 1, "cells": 1},
+        {"grid": (9,), "routes": 1, "cells": 1},
     ],
 )
 def test_what_does_not_fit_goes_cell_by_cell(change, fused, monkeypatch, assert_close):
+    monkeypatch.setattr("kinn.ops.triton.cascade._SHORT", 8)
     monkeypatch.setattr("kinn.ops.triton.scan._INTERPRETER_PROCESSORS", 20)
     sizes = {"batch": 1, "grid": (2,), "d": 2, "n": 1, "rank": 1, "cells": 2, "routes": 2, **change}
     options = {k: sizes.pop(k) for k in ("boundary", "lines") if k in sizes}
@@ -239,8 +241,8 @@ def test_long_sequences_go_fused_where_they_fill_the_machine(monkeypatch):
 @pytest.mark.parametrize(("series", "zoh"), [(True, True), (False, False)])
 def test_opcheck(series, zoh, scans_by_doubling):
     tensors = [v.flatten(1, 2).requires_grad_() if k == "x" else v.requires_grad_()
-               for k, v in draw(2, (3, 4), 3, 2).items()]  # fmt: skip
-    inputs = (*tensors, [3, 4], [2, 1], series, series, zoh, 0.5, True)
+               for k, v in draw(2, (2, 3), 2, 1).items()]  # fmt: skip
+    inputs = (*tensors, [2, 3], [2, 1], series, series, zoh, 0.5, True)
     torch.library.opcheck(torch.ops.kinn.cascade_scan_triton, inputs)
 
 

@@ -38,6 +38,7 @@ def test_same_seed_same_forecast_and_nothing_else_is_seeded_or_moved():
     assert torch.equal(torch.rand(1), expected)
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
     assert torch.get_default_device() == torch.device("cpu")
+    assert torch._C._len_torch_function_stack() == 0, "a default device that torch.compile cannot trace"
     assert torch.equal(one, pinn.forecast_by_pinn(still_water(), [0.5], pinn.PINNSettings(3), seed=1)[0])
     assert not torch.equal(one, pinn.forecast_by_pinn(still_water(), [0.5], pinn.PINNSettings(3), seed=2)[0])
 

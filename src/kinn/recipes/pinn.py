@@ -211,7 +211,9 @@ def _cells(n: int, half_width: float) -> np.ndarray:
 @contextmanager
 def _deepxde(device: torch.device, seed: int) -> Iterator[Any]:
     """DeepXDE on a device and under a seed, without what else it does: it prints, seeds, makes a GPU the default."""
-    before, generator = torch.get_default_device(), np.random.get_state()  # noqa: NPY002, as DeepXDE uses it
+    # None: naming the CPU as default would leave a mode behind, which torch.compile cannot trace
+    before = None if torch.get_default_device().type == "cpu" else torch.get_default_device()
+    generator = np.random.get_state()  # noqa: NPY002, as DeepXDE uses it
     os.environ.setdefault("DDE_BACKEND", "pytorch")
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):

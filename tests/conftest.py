@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils._device import _device_constructors
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is defined: they run without a GPU
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each core; tests of threads set their number
@@ -45,6 +46,7 @@ def poisoned_memory(monkeypatch):
 
         return poisoned
 
+    _device_constructors()  # kept by torch from the first call on: not of the functions that follow
     monkeypatch.setattr(torch, "empty", poison(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))

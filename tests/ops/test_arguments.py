@@ -11,6 +11,7 @@ import torch
 
 import kinn.ops
 from kinn.ops import cpu, grid_scan, selective_scan, triton
+from kinn.ops.triton import available
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,14 @@ def test_triton_backend_wants_cuda_tensors(make, monkeypatch):
     monkeypatch.setattr(triton, "interpreted", lambda: False)
     with pytest.raises(ValueError, match="backend 'triton' takes CUDA tensors, got cpu"):
         selective_scan(**make(1, (4,), 2, 2), backend="triton")
+
+
+def test_an_old_triton_is_named(monkeypatch):
+    module = pytest.importorskip("triton")
+    for version, refused in (("3.4.0", True), ("3.5.1+git1", False), ("3.10.0", False)):
+        monkeypatch.setattr(module, "__version__", version)
+        reason = available._unavailable.__wrapped__()
+        assert reason == (f"Triton {version} is older than 3.5" if refused else None)
 
 
 def test_missing_triton_is_said_and_costs_the_cpu_nothing():

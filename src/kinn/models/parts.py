@@ -94,6 +94,7 @@ class OnTrainingGrid(nn.Module):
         return self._apply_network(x)
 
     def _apply_network(self, x: Tensor) -> Tensor:
+        """The model itself, on its training's grid."""
         raise NotImplementedError
 
 

@@ -241,6 +241,7 @@ def test_a_public_file_of_another_kind_is_refused_before_any_training(tmp_path):
         (POISSON, arrays, r"has the grid \(16,\), but experiment 'tiny-poisson' needs two axes"),
         (FLOW, couple, "holds fields of 2 channels, but experiment 'tiny-flow' needs one"),
         (replace(FLOW, unroll=5), timeless, "has 6 frames, but 'tiny-flow' needs at least 7"),
+        (replace(FLOW, field_steps=(1, 10)), timeless, "has 6 frames, but 'tiny-flow' needs at least 12"),
         (solved, timeless, "does not tell the times of its frames"),
     ):
         with pytest.raises(ValueError, match=rf"{path.name} {message}"):

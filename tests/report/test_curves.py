@@ -79,6 +79,9 @@ def test_costs_from_three_variants_on(records):
     assert [a.get_xlabel() for a in axes] == ["parameters", "training time in seconds"]
     assert {text.get_text() for text in axes[0].texts} == {"UKNO K=0", "UKNO K=2", "UKNO K=4"}
     assert [limits[0] for a in axes for limits in (a.get_xlim(), a.get_ylim())] == [0] * 4
+    assert "do not compare" not in picture.caption
+    third["hardware"] = {"cpu": "other"}
+    assert "their times do not compare" in pictures([*records[:2], third])["costs"].caption
 
 
 def test_costs_that_hardly_differ_are_named_not_drawn(tables):

@@ -137,7 +137,7 @@ def test_export_writes_figures_and_tables(records, tmp_path):
     paths = export(records[:2], tmp_path / "paper")
     assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "paper").iterdir())
     figures = ("fields-1", "fields-2", "losses", "spectrum")
-    names = {f"demo-poisson-{figure}.{kind}" for figure in figures for kind in ("svg", "pdf", "png")}
+    names = {f"demo-poisson-{figure}.{kind}" for figure in figures for kind in ("svg", "pdf", "png", "txt")}
     names |= {f"demo-poisson{part}.{kind}" for part in ("", "-metrics") for kind in ("md", "tex")}
     assert {path.name for path in paths} == names
     starts = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from kinn.report import load_records, print_table
-from kinn.report.comparison import comparison_table
+from kinn.report.comparison import METRICS, comparison_table
 from kinn.report.tables import latex_text, to_html, to_latex, to_markdown
 
 
@@ -169,6 +169,25 @@ def test_training_times_of_the_paper_stand_beside_ours(tables):
     )
 
 
+def test_training_times_are_the_quickest_seeds_and_of_one_machine(tables):
+    records = tables("ns-routes")
+    for record in records:  # 20 epochs, the first of which compiled
+        record["time"] = {"train_seconds": 500.0, "seconds_per_epoch": 2.0 + record["seed"] + bool(record["factor"])}
+    records[0]["time"] = {"train_seconds": 500.0}  # FNO's seed 0
+    table = table_of(records)
+    assert column(table, "Training (s)").cells == ("60.0", "60.0", "60.0", "60.0")
+    assert any("took 1.00 times its training time" in note for note in table.notes)
+    records[1]["hardware"] = {"cpu": "other"}
+    notes = table_of(records).notes
+    assert not any("training time" in note for note in notes)
+    assert any("their times do not compare" in note for note in notes)
+
+
+def test_a_few_steps_rank_nothing(tables, records):
+    assert "rank nothing" in table_of(tables("darcy")).notes[1]
+    assert not any("rank nothing" in note for note in table_of(records[:2]).notes)  # the demo trains for minutes
+
+
 def test_a_part_of_the_test_set_is_said_beside_the_figure(records):
     records[0]["test_samples"], records[1]["test_samples"] = 1, 32  # of 32
     (experiment,) = load_records(records[:2])
@@ -253,6 +272,8 @@ def test_latex_keeps_columns_and_rows(records):
     rows = [line for line in lines if line.endswith(r"\\")]
     (spec,) = [line for line in lines if "begin{tabular}" in line]
     assert {row.count("&") + 1 for row in rows} == {len(spec.split("{")[2].rstrip("}"))}
+    (memory,) = [table for name, table in table_of(records[:2]).further().items() if name == METRICS]
+    assert r"\shortstack[r]{Peak memory \\ (MiB)}" in to_latex(memory)
     assert latex_text("0.1 ± 0.2 × – %") == r"0.1 $\pm$ 0.2 $\times$ -- \%"
 
 

@@ -166,11 +166,11 @@ def _ratio(experiment: Experiment) -> list[Column]:
 
 def _seconds(variants: Sequence[Variant]) -> list[Column]:
     times = [v.seconds() for v in variants]
-    longest = max((t.mean for t in times if t is not None), default=None)
+    longest = max((t for t in times if t is not None), default=None)
     if longest is None:
         return []
     unit, seconds = next(((u, s) for u, s in (("s", 1.0), ("min", 60.0)) if longest < 120 * s), ("h", 3600.0))
-    cells = tuple(NOTHING if t is None else f"{t.mean / seconds:.1f}" for t in times)
+    cells = tuple(NOTHING if t is None else f"{t / seconds:.1f}" for t in times)
     paper = published([v.published("train_seconds") for v in variants], "Training, paper (s)", ASIDE)
     return [Column(f"Training ({unit})", cells), *paper]
 

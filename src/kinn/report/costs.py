@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from kinn.report.panels import HEIGHT, LEFT, PLOT, add_panel, limits_of_measures
 from kinn.report.records import Experiment, Measure, Variant
 from kinn.report.style import FONT, WIDTH, Picture, Series, Theme, series
-from kinn.report.wording import join, metric_name
+from kinn.report.wording import TIMES_APART, join, metric_name
 
 ALIKE = 1.1
 """Times that costs must differ: else a panel says nothing of them."""
@@ -30,7 +30,7 @@ def cost_pictures(experiment: Experiment) -> Iterator[Picture]:
     """Error against parameters and time: two points say no more than the table, so from three variants on."""
     costs: dict[str, Callable[[Variant], float | None]] = {
         "parameters": lambda v: v.parameters,
-        "training time in seconds": lambda v: m.mean if (m := v.seconds()) else None,
+        "training time in seconds": Variant.seconds,
     }
     panels: dict[str, Points] = {}
     alike = []
@@ -55,6 +55,9 @@ def cost_pictures(experiment: Experiment) -> Iterator[Picture]:
         "Costs start at zero, and so does the error unless its axis is logarithmic. "
         "Bars show the standard deviation over seeds where there are several."
     )
+    if "training time in seconds" in panels:
+        caption += " Times are the quickest seed’s, its median epoch times their number."
+        caption += f" {TIMES_APART}" if experiment.machines > 1 else ""
     caption += f" {experiment.caveat}" if experiment.caveat else ""
     if alike:
         caption += f" Not drawn: {join(alike)}."

@@ -55,9 +55,10 @@ def _thin(moments: list[tuple[int, Shots]]) -> list[tuple[int, Shots]]:
 
 def _sample_picture(experiment: Experiment, name: str, label: str, step: int | None, shots: Shots) -> Picture:
     moment = label if step is None else f"{label}, step {step}"
-    drawn = "Truth" if all(shot.input is None for shot in shots.values()) else "Input, truth"
+    drawn = "truth" if all(shot.input is None for shot in shots.values()) else "input, truth"
     caption = (
-        f"{_title(moment)}. {drawn} and the prediction of every variant; below each its error, prediction minus truth. "
+        f"{experiment.title}. {_title(moment)}: {drawn} and the prediction of every variant; below each its error, "
+        "prediction minus truth. "
         f"Truth and predictions share one colour scale, and so do all errors. {_errors(shots)}"
         + _remarks(experiment, shots)
     )
@@ -68,9 +69,9 @@ def _rollout_picture(experiment: Experiment, name: str, label: str, moments: lis
     first, last, all_shots = moments[0][0], moments[-1][0], [shots for _, shots in moments]
     where = "at the right of each its error at the same steps" if len(moments) <= BESIDE else "then each one’s error"
     caption = (
-        f"{_title(label)}, rolled out from step {first} to step {last}. Truth, then each variant’s prediction, "
-        f"{where}, prediction minus truth. One colour scale for truth and predictions at all steps, another for all "
-        f"errors. {_errors(*all_shots)}" + _remarks(experiment, *all_shots)
+        f"{experiment.title}. {_title(label)}, rolled out from step {first} to step {last}. Truth, then each variant’s "
+        f"prediction, {where}, prediction minus truth. One colour scale for truth and predictions at all steps, another "
+        f"for all errors. {_errors(*all_shots)}" + _remarks(experiment, *all_shots)
     )
     alt = " ".join(_alt(f"{label}, step {step}", shots) for step, shots in (moments[0], moments[-1]))
     return Picture(name, "png", caption, alt, lambda theme: draw_rollout(moments, theme))

@@ -12,7 +12,7 @@ from kinn.report.tables import to_latex, to_markdown
 
 
 def export(source: Source, folder: str | Path) -> list[Path]:
-    """Write every figure (SVG, PDF, PNG) and every table (LaTeX, Markdown) of the report as a file of its own.
+    """Write every figure (SVG, PDF, PNG; caption in a text file) and table (LaTeX, Markdown) of the report as files.
 
     Names follow from recipe, experiment and budget, and stay the same from run to run; so do the bytes for the same
     records. LaTeX needs the package booktabs.
@@ -38,6 +38,7 @@ def export(source: Source, folder: str | Path) -> list[Path]:
             files |= {f"{table.slug}.tex": to_latex(table).encode(), f"{table.slug}.md": to_markdown(table).encode()}
         for picture in section.pictures():
             files |= {f"{picture.name}.{kind}": content for kind, content in picture.files(PAPER).items()}
+            files[f"{picture.name}.txt"] = f"{picture.caption}\n".encode()
         for name, content in files.items():
             write_bytes(Path(folder) / name, content)
             paths.append(Path(folder) / name)

@@ -67,9 +67,12 @@ class Variant:
         found = [r.metrics[split][name] for r in self.records if name in r.metrics.get(split, {})]
         return measure(math.nan if value is None else value for value in found)
 
-    def seconds(self) -> Measure | None:
-        """Training time in seconds over seeds."""
-        return measure(r.time["train_seconds"] for r in self.records if r.time.get("train_seconds") is not None)
+    def seconds(self) -> float | None:
+        """Training time in seconds of the quickest seed: its median epoch times their number, if the records tell.
+
+        Compiling in the first epoch and other work on the machine say nothing of the variant.
+        """
+        return min((s for record in self.records if (s := _undisturbed(record)) is not None), default=None)
 
     @property
     def parameters(self) -> int | None:
@@ -152,6 +155,11 @@ class Experiment:
         return tuple(record for variant in self.variants for record in variant.records)
 
     @property
+    def machines(self) -> int:
+        """How many machines, devices and ways to compile the runs had."""
+        return len({repr((r.hardware, r.device or "cpu", r.devices, r.compiled or "none")) for r in self.records})
+
+    @property
     def other_metrics(self) -> tuple[str, ...]:
         """Names of the test metrics besides the primary one, without normalised ones that no normaliser changed."""
         names = dict.fromkeys(name for record in self.records for name in record.metrics["test"])
@@ -201,6 +209,11 @@ class Experiment:
             if variant.role == role and score is not None and self._finite(variant, "test"):
                 scored.append((score.mean, variant.name, variant))
         return min(scored)[2] if scored else None
+
+
+def _undisturbed(record: Record) -> float | None:
+    epoch, epochs = record.time.get("seconds_per_epoch"), len(record.curves.get("epoch", ()))
+    return epoch * epochs if epoch is not None and epochs else record.time.get("train_seconds")
 
 
 def slug(*names: str) -> str:

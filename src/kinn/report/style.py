@@ -46,7 +46,7 @@ class Theme:
 LIGHT = Theme(
     ink="#1f2328",
     faint="#d5d9de",
-    baseline=("#1f2328", "#767c84", "#a3a9b0"),
+    baseline=("#1f2328", "#6a7078", "#8a9098"),
     ours=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
 )
 DARK = Theme(
@@ -202,7 +202,7 @@ def spread_apart(positions: Sequence[float], gap: float, low: float = 0.0, high:
 
 def label_width(names: Iterable[str]) -> float:
     """Inches that the labels of `label_ends` take at the right of the axes."""
-    return 0.5 + 0.068 * max(min(len(name), LABEL) for name in names)
+    return 0.64 + 0.068 * max(min(len(name), LABEL) for name in names)
 
 
 def label_ends(
@@ -219,7 +219,7 @@ def label_ends(
     """
     to_fraction = axes.transScale + axes.transLimits
     x = axes.get_xlim()[1]
-    start, end, text = (1 + inches / width for inches in (0.1, 0.36, 0.42))
+    start, end, text = (1 + inches / width for inches in (0.1, 0.5, 0.56))
     true = [float(to_fraction.transform((x, value))[1]) for value in ends.values()]
     lines = {name: wrap(name, LABEL) for name in ends}
     tallest = max((line.count("\n") + 1 for line in lines.values()), default=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from textwrap import fill
+from textwrap import fill, wrap
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -110,18 +110,25 @@ def to_latex(table: Table) -> str:
 
     lines = [
         r"\begin{table}",
-        r"  \centering",
+        r"  \centering\footnotesize",
         f"  \\caption{{{latex_text(' '.join((table.title + '.', *table.notes)))}}}",
         f"  \\label{{tab:{table.slug}}}",
         f"  \\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
         r"    \toprule",
-        row([latex_text(column.header) for column in table.columns]),
+        row([_latex_header(column) for column in table.columns]),
         r"    \midrule",
     ]
     for i in range(len(table.roles)):
         cells = [latex_text(column.cells[i]) for column in table.columns]
         lines.append(row([rf"\textbf{{{c}}}" if i in column.best else c for c, column in zip(cells, table.columns)]))
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
+
+
+def _latex_header(column: Column) -> str:
+    """A long header takes several lines, so that the table fits a page."""
+    lines = [latex_text(line) for line in wrap(column.header, 16)]
+    stack, side = r" \\ ".join(lines), "r" if column.numeric else "l"
+    return stack if len(lines) == 1 else rf"\shortstack[{side}]{{{stack}}}"
 
 
 def latex_text(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kinn.report.records import Experiment, Variant
-from kinn.report.wording import flatten, gap, metric_name, number_format
+from kinn.report.wording import TIMES_APART, flatten, gap, metric_name, number_format
 
 _RATE, _SEED = "config.optimizer.lr", "config.training.seed"
 
@@ -39,11 +39,13 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
             where = "on validation data" if experiment.selection == "validation" else "on this test"
             notes.append(f"{ours.name} is the best of our {count} {where}.")
         notes.extend(_reversals(experiment, ours, baseline))
-        notes.extend(_cost(ours, baseline))
+        notes.extend(_cost(experiment, ours, baseline))
     diverged = [v.name for v in experiment.variants if not _mean(experiment, v)[1]]
     if diverged:
         notes.append(f"Diverged, with no finite {metric} on at least one seed: {', '.join(diverged)}.")
     notes.extend(_unlike(experiment))
+    if experiment.budget == "demo" and experiment.recipe != "demo":
+        notes.insert(1, "A few steps of training show that everything runs; they rank nothing.")
     return tuple(notes)
 
 
@@ -107,14 +109,14 @@ def _reversals(experiment: Experiment, ours: Variant, baseline: Variant) -> Iter
         yield f"By other metrics the order of these two is reversed: {leader.name} leads on {', '.join(reversed_on)}."
 
 
-def _cost(ours: Variant, baseline: Variant) -> Iterator[str]:
+def _cost(experiment: Experiment, ours: Variant, baseline: Variant) -> Iterator[str]:
     parts = []
     if ours.parameters and baseline.parameters:
         parts.append(f"has {ours.parameters / baseline.parameters:.2f} times the parameters of {baseline.name}")
     mine, theirs = ours.seconds(), baseline.seconds()
-    if mine and theirs and theirs.mean > 0:
+    if mine and theirs and experiment.machines == 1:
         whose = "its" if parts else f"{baseline.name}’s"
-        parts.append(f"took {mine.mean / theirs.mean:.2f} times {whose} training time")
+        parts.append(f"took {mine / theirs:.2f} times {whose} training time")
         told = [v.published("train_seconds") for v in (ours, baseline)]
         if told[0] and told[1]:
             parts[-1] += f" (paper: {told[0] / told[1]:.2f} times)"
@@ -150,6 +152,5 @@ def _unlike(experiment: Experiment) -> Iterator[str]:
         yield f"Each model has its own learning rate: {', '.join(rates)}."
     if differing:
         yield f"Not like for like: the variants differ in {', '.join(differing)}."
-    where = {repr((r.hardware, r.device or "cpu", r.devices, r.compiled or "none")) for r in experiment.records}
-    if len(where) > 1:
-        yield "The variants ran on different machines or devices: their times do not compare."
+    if experiment.machines > 1:
+        yield TIMES_APART

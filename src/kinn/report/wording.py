@@ -22,6 +22,8 @@ FACTOR_NAMES = {"order": "order K", "routes": "number of routes"}
 NORMALIZED = "_normalized"
 """Ending of the metrics that are measured in the units that the network sees."""
 
+TIMES_APART = "The variants ran on different machines or devices: their times do not compare."
+
 METRIC_MEANINGS = {
     "relative_l2": "The Euclidean norm of the error divided by that of the truth, over all grid points of a sample "
     "(and all steps of a rollout), averaged over samples. 0 is perfect; predicting zero everywhere gives 1.",

@@ -70,8 +70,8 @@ def _rollout_picture(experiment: Experiment, name: str, label: str, moments: lis
     where = "at the right of each its error at the same steps" if len(moments) <= BESIDE else "then each one’s error"
     caption = (
         f"{experiment.title}. {_title(label)}, rolled out from step {first} to step {last}. Truth, then each variant’s "
-        f"prediction, {where}, prediction minus truth. One colour scale for truth and predictions at all steps, another "
-        f"for all errors. {_errors(*all_shots)}" + _remarks(experiment, *all_shots)
+        f"prediction, {where}, prediction minus truth. One colour scale for truth and predictions at all steps, "
+        f"another for all errors. {_errors(*all_shots)}" + _remarks(experiment, *all_shots)
     )
     alt = " ".join(_alt(f"{label}, step {step}", shots) for step, shots in (moments[0], moments[-1]))
     return Picture(name, "png", caption, alt, lambda theme: draw_rollout(moments, theme))

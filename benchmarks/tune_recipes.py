@@ -56,7 +56,8 @@ def command(recipe: str, variant: str, about: dict[str, Any]) -> str:
 
 def measure(experiment: recipes.Experiment, variant: recipes.Variant, parts: dict[str, Any], run: Path) -> dict:
     """Train; the errors on the validation part."""
-    task, fitted = train_variant(experiment, replace(variant, lr=None), experiment.training, parts, run, progress=True)
+    variant = replace(variant, lr=None, unroll=None)
+    task, fitted = train_variant(experiment, variant, experiment.training, parts, run, progress=True)
     found = evaluate(task, parts["validation"])
     return {
         "primary_metric": experiment.primary_metric,

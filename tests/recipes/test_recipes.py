@@ -250,6 +250,15 @@ def test_a_contender_trains_at_its_own_learning_rate(flow_run, tmp_path):
     assert one["metrics"]["test"] != other["metrics"]["test"]
 
 
+def test_a_contender_unrolls_its_own_number_of_steps_in_as_many_fewer_epochs(tmp_path):
+    variants = (FLOW.variants[0], replace(FLOW.variants[0], name="longer", unroll=4))
+    paths = run(replace(FLOW, variants=variants, training=replace(FLOW.training, epochs=2)), tmp_path)
+    for path, unroll, epochs in zip(paths, (2, 4), (2, 1)):
+        record = json.loads(path.read_text())
+        assert record["config"]["rollout"]["unroll"] == unroll
+        assert record["config"]["training"]["epochs"] == len(record["curves"]["epoch"]) == epochs
+
+
 def test_chosen_contenders_alone_are_run_wherever_they_occur(monkeypatch, tmp_path):
     ran = []
     monkeypatch.setattr(recipes, "run_experiment", lambda experiment, **_: ran.append(experiment) or [])

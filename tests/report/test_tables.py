@@ -109,6 +109,17 @@ def test_unlike_runs_are_called_so(records):
     assert not unlike(*rates)
     named = "Each model has its own learning rate: UKNO K=0 0.008, UKNO K=2 0.001."
     assert named in table_of(rates).notes
+    shorter = [
+        {**run, "config": {"rollout": {"unroll": unroll}, "training": {"epochs": epochs}}}
+        for run, unroll, epochs in ((baseline, 10, 2), (ours, 2, 10))
+    ]
+    told = (
+        "Each model unrolls its own number of steps, the more the fewer its epochs: UKNO K=0 10 in 2, UKNO K=2 2 in 10."
+    )
+    assert not unlike(*shorter)
+    assert told in table_of(shorter).notes
+    shorter[0]["config"]["training"]["epochs"] = 10
+    assert "config.rollout.unroll" in unlike(*shorter)[0]
     for config in ({}, {"solver": {"iterations": 50}}):
         solved = {**ours, "variant": "PINN", "config": config}
         assert not unlike(*rates, solved)

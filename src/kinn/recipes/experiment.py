@@ -67,6 +67,8 @@ class Variant:
         role: "ours" or "baseline".
         arguments: of the model beside `in_channels` and `out_channels`, which the data determine.
         lr: the peak learning rate found best for it on validation data; None for the experiment's.
+        unroll: the steps unrolled found best for it, in epochs as much fewer as they are more, so that the model is
+            evaluated as often; None for the experiment's.
         factor: the number in which the variants of an experiment differ, by its name: `{"order": 2}`.
         paper: the paper's figure for it by metric, if it has one; its training time as "train_seconds".
         paper_ratio: by metric, how many times lower the paper's model is than this baseline.
@@ -79,6 +81,7 @@ class Variant:
     role: Literal["ours", "baseline"]
     arguments: dict[str, Any] = field(default_factory=dict)
     lr: float | None = None
+    unroll: int | None = None
     factor: dict[str, float] | None = None
     paper: dict[str, float] | None = None
     paper_ratio: dict[str, float] | None = None
@@ -133,9 +136,17 @@ class Experiment:
     transfer_samples: int = 32
     notes: tuple[str, ...] = ()
 
-    def optimizer_of(self, variant: Variant) -> OptimizerSettings:
-        """The optimiser's settings for a contender: they differ in the learning rate at most."""
-        return self.optimizer if variant.lr is None else replace(self.optimizer, lr=variant.lr)
+    def tuned_to(self, variant: Variant) -> Experiment:
+        """The experiment at a contender's own learning rate and number of steps unrolled, in the same budget."""
+        unroll = variant.unroll or self.unroll
+        epochs = max(1, self.training.epochs * self.unroll // unroll)
+        lr = self.optimizer.lr if variant.lr is None else variant.lr
+        return replace(
+            self,
+            optimizer=replace(self.optimizer, lr=lr),
+            training=replace(self.training, epochs=epochs),
+            unroll=unroll,
+        )
 
     def transfer_source(self, resolution: int) -> Source:
         """Samples that no training saw, the same functions at every resolution."""

@@ -63,7 +63,9 @@ def run_experiment(
             transfer = {resolution: load_transfer(source, folder, **where) for resolution, source in sources.items()}
         for variant, seed, path, header in left:
             run = output / "runs" / experiment.name / path.stem
-            settings = replace(experiment.training, seed=seed, device=cast(Any, device), devices=devices)
+            settings = replace(
+                experiment.tuned_to(variant).training, seed=seed, device=cast(Any, device), devices=devices
+            )
             try:
                 if variant.solve is None:
                     result = _train(experiment, variant, settings, parts, transfer, run, progress)
@@ -88,6 +90,7 @@ def run_experiment(
 
 def _identity(experiment: Experiment, variant: Variant, seed: int, public: Sequence[Path] = ()) -> dict[str, Any]:
     """All that determines a result: a record that agrees in it need not be made again."""
+    experiment = experiment.tuned_to(variant)
     training = asdict(replace(experiment.training, seed=seed))
     for how in ("compile", "device", "devices"):  # how fast, not what
         del training[how]
@@ -103,7 +106,7 @@ def _identity(experiment: Experiment, variant: Variant, seed: int, public: Seque
     config = {
         "loss": experiment.loss,
         "normalize": experiment.normalize,
-        "optimizer": asdict(experiment.optimizer_of(variant)),
+        "optimizer": asdict(experiment.optimizer),
         "training": training,
         "rollout": rollout,
     }
@@ -181,12 +184,12 @@ def train_variant(
     Args:
         experiment: says how.
         variant: the contender.
-        settings: those of the experiment, with seed and device.
+        settings: those of the experiment as tuned to the variant, with seed and device.
         parts: see :func:`kinn.recipes.loading.load_parts`.
         folder: for checkpoints; a run that stopped there goes on.
         progress: show a progress bar.
     """
-    train, forecast = parts["train"], {}
+    experiment, train, forecast = experiment.tuned_to(variant), parts["train"], {}
     # constants that we computed of a whole file know its test samples: not for training
     published = {} if "ranges_of" in train.metadata else train.metadata
     if isinstance(train, TrajectoryDataset):
@@ -199,7 +202,7 @@ def train_variant(
         normalize=experiment.normalize,
         ranges=published,
         loss=experiment.loss,
-        optimizer=experiment.optimizer_of(variant),
+        optimizer=experiment.optimizer,
         **forecast,
     )
     return task, fit(task, train, parts["validation"], settings, folder, title=variant.name, progress=progress)

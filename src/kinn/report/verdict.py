@@ -8,6 +8,7 @@ from kinn.report.records import Experiment, Variant
 from kinn.report.wording import TIMES_APART, flatten, gap, metric_name, number_format
 
 _RATE, _SEED = "config.optimizer.lr", "config.training.seed"
+_UNROLL, _EPOCHS = "config.rollout.unroll", "config.training.epochs"
 
 
 def verdict(experiment: Experiment) -> tuple[str, ...]:
@@ -145,11 +146,19 @@ def _unlike(experiment: Experiment) -> Iterator[str]:
         keys = dict.fromkeys(key for run in runs for key in run if key != _SEED)
         if changed := [key for key in keys if len({repr(run.get(key)) for run in runs}) > 1]:
             yield f"Not like for like: the seeds of {variant.name} differ in {', '.join(changed)}."
-    if _RATE in differing:  # tuned alike, each to its best, is like for like
+    # tuned alike, each to its best, is like for like
+    tuned = {v.name: flatten({"config": v.records[0].config}) for v in experiment.variants if v.records[0].trained}
+    if _RATE in differing:
         del differing[_RATE]
-        found = {v.name: flatten({"config": v.records[0].config}).get(_RATE) for v in experiment.variants}
-        rates = [f"{name} {rate:g}" for name, rate in found.items() if rate is not None]
+        rates = [f"{name} {config[_RATE]:g}" for name, config in tuned.items() if _RATE in config]
         yield f"Each model has its own learning rate: {', '.join(rates)}."
+    if (
+        _UNROLL in differing
+        and len({config.get(_UNROLL, 0) * config.get(_EPOCHS, 0) for config in tuned.values()}) == 1
+    ):
+        del differing[_UNROLL], differing[_EPOCHS]
+        steps = [f"{name} {config[_UNROLL]} in {config[_EPOCHS]}" for name, config in tuned.items()]
+        yield f"Each model unrolls its own number of steps, the more the fewer its epochs: {', '.join(steps)}."
     if differing:
         yield f"Not like for like: the variants differ in {', '.join(differing)}."
     if experiment.machines > 1:

@@ -194,6 +194,19 @@ def test_training_times_are_the_quickest_seeds_and_of_one_machine(tables):
     assert any("their times do not compare" in note for note in notes)
 
 
+def test_whether_the_error_falls_with_the_number_in_which_variants_differ_is_said(tables):
+    runs = tables("ns-routes")
+    assert "With the number of routes the error falls at every step from FKNO-1 to FKNO-4." in table_of(runs).notes
+    runs = [with_error(run, 0.0467) if run["variant"] == "FKNO-4" else run for run in runs]
+    two = sum(run["metrics"]["test"]["relative_l2"] for run in runs if run["variant"] == "FKNO-2") / 3
+    rise = f"With the number of routes the error rises from FKNO-2 to FKNO-4 (by {100 * (0.0467 / two - 1):.0f} %)."
+    assert rise in table_of(runs).notes
+    assert any(
+        note.startswith("With the order K the error out of distribution")
+        for note in table_of(tables("poisson-order")).notes
+    )
+
+
 def test_a_few_steps_rank_nothing(tables, records):
     assert "rank nothing" in table_of(tables("darcy")).notes[1]
     assert not any("rank nothing" in note for note in table_of(records[:2]).notes)  # the demo trains for minutes

@@ -84,7 +84,7 @@ def shallow_water(budget: str) -> tuple[Experiment, ...]:
             resolutions=_RESOLUTIONS[budget],
             transfer_samples=min(8, sizes["test"]),
             notes=(
-                "The paper's figures for U-Net, FNO and PINN are PDEBench's.",
+                "In the paper FKNO is below all of these; its figures for U-Net, FNO and PINN are PDEBench's.",
                 f"The PINN learns from no data: it solves {_PINN[budget]['flows']} of the test flows, each by itself, "
                 "and is measured on those.",
             ),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from kinn.report.records import Experiment, Variant
-from kinn.report.wording import TIMES_APART, flatten, gap, metric_name, number_format
+from kinn.report.wording import FACTOR_NAMES, TIMES_APART, flatten, gap, join, metric_name, number_format, split_name
 
 _RATE, _SEED = "config.optimizer.lr", "config.training.seed"
 _UNROLL, _EPOCHS = "config.rollout.unroll", "config.training.epochs"
@@ -41,6 +42,7 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
             notes.append(f"{ours.name} is the best of our {count} {where}.")
         notes.extend(_reversals(experiment, ours, baseline))
         notes.extend(_cost(experiment, ours, baseline))
+    notes.extend(_trend(experiment))
     diverged = [v.name for v in experiment.variants if not _mean(experiment, v)[1]]
     if diverged:
         notes.append(f"Diverged, with no finite {metric} on at least one seed: {', '.join(diverged)}.")
@@ -108,6 +110,26 @@ def _reversals(experiment: Experiment, ours: Variant, baseline: Variant) -> Iter
     if reversed_on:
         leader = baseline if ahead else ours
         yield f"By other metrics the order of these two is reversed: {leader.name} leads on {', '.join(reversed_on)}."
+
+
+def _trend(experiment: Experiment) -> Iterator[str]:
+    """Whether the error falls with every step of the number in which the variants differ."""
+    factors = {v.name: v.factor for v in experiment.variants if v.factor and _mean(experiment, v)[1]}
+    names = {name for name, _ in factors.values()}
+    if len(names) != 1 or len(factors) < 3:
+        return
+    (name,) = names
+    ordered = sorted((v for v in experiment.variants if v.name in factors), key=lambda v: factors[v.name][1])
+    for split in experiment.splits:
+        scores = [(v.name, m) for v in ordered if (m := v.metric(experiment.primary_metric, split)) and m.finite]
+        rises = [
+            f"from {one} to {other} (by {100 * (after.mean / before.mean - 1):.0f} %)"
+            for (one, before), (other, after) in itertools.pairwise(scores)
+            if after.mean > before.mean
+        ]
+        where = "" if split == "test" else f" {split_name(split)}"
+        trend = f"rises {join(rises)}" if rises else f"falls at every step from {scores[0][0]} to {scores[-1][0]}"
+        yield f"With the {FACTOR_NAMES.get(name, name)} the error{where} {trend}."
 
 
 def _cost(experiment: Experiment, ours: Variant, baseline: Variant) -> Iterator[str]:

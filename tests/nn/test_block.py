@@ -31,11 +31,15 @@ def share_cascades(block: KirchhoffBlock) -> None:
 
 
 @pytest.mark.parametrize("wiring", ["series", "parallel"])
-@pytest.mark.parametrize(("full", "eps"), [(False, 1e-5), (True, 1e-5), (True, 0.7)])
-def test_block_is_the_written_equations(wiring: str, full: bool, eps: float) -> None:
+@pytest.mark.parametrize(
+    ("full", "eps", "couplings"),
+    [(False, 1e-5, "free"), (True, 1e-5, "free"), (True, 0.7, "free"), (False, 1e-5, "bounded")],
+)
+def test_block_is_the_written_equations(wiring: str, full: bool, eps: float, couplings: str) -> None:
     block = small_block(
         order=3,
         wiring=wiring,
+        couplings=couplings,
         output_norm=full,
         residual_scale=full,
         mlp_ratio=2 if full else 0,
@@ -285,6 +289,7 @@ def test_wrong_arguments() -> None:
         ({"mlp_ratio": -1}, "hidden_channels must be at least 1, got -4"),
         ({"order": 0}, "order must be at least 1, got 0"),
         ({"wiring": "ring"}, "wiring must be 'series' or 'parallel', got 'ring'"),
+        ({"couplings": "tight"}, "couplings must be 'free' or 'bounded', got 'tight'"),
         ({"lines": "both"}, "lines must be 'joined' or 'separate', got 'both'"),
         ({"boundary": "open"}, "boundary must be 'zero' or 'periodic', got 'open'"),
         ({"routes": 3}, "a 2-D grid takes 1, 2, 4 routes, got 3"),

@@ -50,10 +50,13 @@ def test_step_equals_forward(injection: str) -> None:
     torch.testing.assert_close(state, last, rtol=0, atol=1e-12)
 
 
-def test_forward_is_the_written_equations() -> None:
-    cell = KirchhoffCell(3, d_state=2, dt_rank=1).double()
-    x = torch.randn(1, 6, 3, dtype=torch.float64)
+@pytest.mark.parametrize("couplings", ["free", "bounded"])
+def test_forward_is_the_written_equations(couplings: str) -> None:
+    cell = KirchhoffCell(3, d_state=2, dt_rank=1, couplings=couplings).double()
+    x = 3 * torch.randn(1, 6, 3, dtype=torch.float64)
     low, B, C = F.linear(x, cell.x_proj.weight).split((1, 2, 2), -1)
+    if couplings == "bounded":
+        B, C = (t / (1 + t.pow(2).sum(-1, keepdim=True) / 2).sqrt() for t in (B, C))
     dt = F.softplus(F.linear(low, cell.dt_proj.weight, cell.dt_proj.bias))
     a = cell.A_log.exp()
     h = torch.zeros(3, 2, dtype=torch.float64)
@@ -103,5 +106,7 @@ def test_wrong_arguments() -> None:
         KirchhoffCell(4, dt_rank=0)
     with pytest.raises(ValueError, match="injection must be 'zoh' or 'euler', got 'rk4'"):
         KirchhoffCell(4, dt_rank=1, injection="rk4")
+    with pytest.raises(ValueError, match="couplings must be 'free' or 'bounded', got 'tight'"):
+        KirchhoffCell(4, dt_rank=1, couplings="tight")
     with pytest.raises(ValueError, match="dt_scale must be positive, got -1"):
         KirchhoffCell(4, dt_rank=1)(torch.zeros(1, 3, 4), dt_scale=-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import math
 
 import pytest
@@ -77,6 +76,27 @@ class TestAgreement:
         """Every kind of tile, and products whose edges are padded."""
         check(draw(3, (5, 6), d, n, rank=rank), routes=ROUTES[:2])
 
+    @pytest.mark.parametrize(("length", "d", "n", "rank"), [(1, 5, 1, 1), (65, 5, 16, 3), (31, 33, 3, 8)])
+    @pytest.mark.parametrize("injection", ["zoh", "euler"])
+    @pytest.mark.parametrize("wiring", ["series", "parallel"])
+    def test_bounded_couplings(self, check, length, d, n, rank, injection, wiring):
+        """Of projections so large that they are far from what free ones give."""
+        arguments = draw(2, (length,), d, n, rank=rank, cells=3)
+        arguments["projection"][:, :, rank:] *= 8
+        routes = [(0, False), (0, True)]
+        check(arguments, routes=routes, injection=injection, wiring=wiring, couplings="bounded")
+        free, held = (
+            cascade_scan(**arguments, routes=routes, injection=injection, couplings=couplings)
+            for couplings in ("free", "bounded")
+        )
+        assert (free - held).abs().max() > 0.1 * held.abs().max()
+
+    def test_bounded_couplings_of_extreme_size(self, check):
+        """From 1e-6, where they are free, to 1e6, where they are signs."""
+        arguments = draw(2, (40,), 7, 3)
+        arguments["projection"][:, :, 2:] *= torch.logspace(-6, 6, 6, dtype=torch.float64)[:, None]
+        check(arguments, routes=[(0, False), (0, True)], couplings="bounded")
+
     @pytest.mark.parametrize("grid", [(7,), (5, 4), (3, 4, 5)])
     @pytest.mark.parametrize("lines", ["joined", "separate"])
     @pytest.mark.parametrize("wiring", ["series", "parallel"])
@@ -135,6 +155,21 @@ def test_cells_in_series_stay_finite_in_single_precision(monkeypatch, backend):
     assert y.isfinite().all()
 
 
+def test_bounded_cells_are_linear_in_large_drives():
+    """Free ones are cubic: in series, each multiplies powers."""
+    arguments = draw(2, (30,), 5, 3, routes=1)
+
+    def growth(couplings):
+        one, ten = (
+            cascade_scan(**{**arguments, "x": arguments["x"] * size}, routes=[(0, False)], couplings=couplings)
+            for size in (1e2, 1e3)
+        )
+        return (ten.abs().max() / one.abs().max()).item()
+
+    assert growth("bounded") == pytest.approx(10, rel=0.2)
+    assert growth("free") > 1e5
+
+
 def test_strides_do_not_matter(monkeypatch):
     arguments = draw(2, (6, 7), 11, 4)
     views = {k: v.transpose(-1, -2).contiguous().transpose(-1, -2) for k, v in arguments.items()}
@@ -159,11 +194,11 @@ def test_nan_stays_downstream():
     assert torch.equal(y[1], clean[1])
 
 
-@pytest.mark.parametrize("wiring", ["series", "parallel"])
-def test_gradcheck(wiring):
+@pytest.mark.parametrize(("wiring", "couplings"), [("series", "free"), ("parallel", "free"), ("series", "bounded")])
+def test_gradcheck(wiring, couplings):
     leaves = [v.requires_grad_() for v in draw(2, (3, 4), 3, 2).values()]
     torch.autograd.gradcheck(
-        lambda *t: cascade_scan(*t, routes=ROUTES[:2], wiring=wiring, backend="cpu"), leaves
+        lambda *t: cascade_scan(*t, routes=ROUTES[:2], wiring=wiring, couplings=couplings, backend="cpu"), leaves
     )  # fmt: skip
 
 
@@ -210,21 +245,23 @@ class Cascade(torch.nn.Module):
         return cascade_scan(x, *(self.tensors[name] for name in NAMES[1:]), routes=ROUTES[:2])
 
 
-@pytest.mark.parametrize(("series", "zoh"), list(itertools.product([True, False], repeat=2)))
-def test_opcheck(series, zoh):
+@pytest.mark.parametrize(
+    ("series", "zoh", "bounded"), [(True, True, False), (True, False, True), (False, True, True), (False, False, False)]
+)
+def test_opcheck(series, zoh, bounded):
     tensors = [v.flatten(1, 2).requires_grad_() if k == "x" else v.requires_grad_()
                for k, v in draw(2, (3, 4), 3, 2).items()]  # fmt: skip
     paths = [3, 4, 1, 1, 0, 1, 3, 4, 0, 1]
-    torch.library.opcheck(torch.ops.kinn.cascade_scan, (*tensors, paths, series, zoh, 0.5, True))
+    torch.library.opcheck(torch.ops.kinn.cascade_scan, (*tensors, paths, series, zoh, bounded, 0.5, True))
 
 
 def test_opcheck_backward():
     x, *parameters = draw(2, (3, 4), 3, 2).values()
     x, paths = x.flatten(1, 2), [3, 4, 1, 1, 0, 1, 3, 4, 0, 1]
-    _, kept = torch.ops.kinn.cascade_scan(x, *parameters, paths, True, True, 0.5, True)
+    _, kept = torch.ops.kinn.cascade_scan(x, *parameters, paths, True, True, True, 0.5, True)
     torch.library.opcheck(
         torch.ops.kinn.cascade_scan_backward,
-        (x, x, *parameters, kept, paths, True, True, 0.5),
+        (x, x, *parameters, kept, paths, True, True, True, 0.5),
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -263,8 +300,8 @@ def test_second_derivative_names_the_way_out():
 def test_memory_between_forward_and_backward_is_a_fraction_of_the_states():
     tensors = [v.flatten(1, 2) if k == "x" else v for k, v in draw(2, (16, 16), 40, 16).items()]
     paths = [16, 16, 1, 1, 0, 1, 16, 16, 1, 1]
-    assert torch.ops.kinn.cascade_scan(*tensors, paths, True, True, 1.0, False)[1].numel() == 0
-    kept = torch.ops.kinn.cascade_scan(*tensors, paths, True, True, 1.0, True)[1]
+    assert torch.ops.kinn.cascade_scan(*tensors, paths, True, True, False, 1.0, False)[1].numel() == 0
+    kept = torch.ops.kinn.cascade_scan(*tensors, paths, True, True, False, 1.0, True)[1]
     assert kept.numel() == tensors[0].numel() * 16 * 4 // 64
 
 
@@ -302,6 +339,7 @@ def test_memory_between_forward_and_backward_is_a_fraction_of_the_states():
         ({"dt_scale": float("inf")}, ValueError, "dt_scale must be positive and finite, got inf"),
         ({"wiring": "star"}, ValueError, "wiring must be one of 'series', 'parallel', got 'star'"),
         ({"injection": "rk4"}, ValueError, "injection must be one of"),
+        ({"couplings": "tight"}, ValueError, "couplings must be one of 'free', 'bounded', got 'tight'"),
         ({"lines": "broken"}, ValueError, "lines must be one of"),
         ({"boundary": "none"}, ValueError, "boundary must be one of"),
         ({"backend": "tpu"}, ValueError, "backend must be one of"),

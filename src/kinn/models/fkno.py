@@ -39,6 +39,7 @@ class FKNO(nn.Module):
         dt_rank: rank of the steps' projection; None for `ceil(width / 16)`.
         wiring: "series" or "parallel".
         injection: "zoh" or "euler".
+        couplings: "free", as in the paper, or "bounded", see :class:`kinn.nn.KirchhoffCell`.
         boundary: "zero", or "periodic" for a domain that closes on itself.
         lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.
         mlp_ratio: hidden channels of the block's MLP over `width`; 0 for no MLP.
@@ -71,6 +72,7 @@ class FKNO(nn.Module):
         dt_rank: int | None = None,
         wiring: str = "series",
         injection: str = "zoh",
+        couplings: str = "free",
         boundary: str = "zero",
         lines: str = "joined",
         mlp_ratio: float = 3,
@@ -90,6 +92,7 @@ class FKNO(nn.Module):
             dt_rank=dt_rank,
             wiring=wiring,
             injection=injection,
+            couplings=couplings,
             boundary=boundary,
             lines=lines,
             output_norm=True,

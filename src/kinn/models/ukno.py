@@ -71,6 +71,7 @@ class UKNO(UShape):
         rank_divisor: the rank of a cell's step projection is `ceil(channels / rank_divisor)`.
         wiring: "series" or "parallel".
         injection: "zoh" or "euler".
+        couplings: "free", as in the paper, or "bounded", see :class:`kinn.nn.KirchhoffCell`.
         boundary: "zero", or "periodic" for a domain that closes on itself (filters and convolutions wrap around too).
         lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.
         pointwise_bias: bias of the pointwise convolutions inside the blocks.
@@ -108,6 +109,7 @@ class UKNO(UShape):
         rank_divisor: int = 16,
         wiring: str = "series",
         injection: str = "zoh",
+        couplings: str = "free",
         boundary: str = "zero",
         lines: str = "joined",
         pointwise_bias: bool = True,
@@ -134,6 +136,7 @@ class UKNO(UShape):
                 dt_rank=-(-channels // rank_divisor),
                 wiring=wiring,
                 injection=injection,
+                couplings=couplings,
                 boundary=boundary,
                 lines=lines,
                 pointwise_bias=pointwise_bias,

@@ -50,6 +50,7 @@ class KirchhoffBlock(nn.Module):
         dt_rank: rank of the steps' projection; None for `ceil(d_model / 16)`.
         wiring: "series" or "parallel".
         injection: "zoh" or "euler", see :class:`KirchhoffCell`.
+        couplings: "free", as in the paper, or "bounded", see :class:`KirchhoffCell`: for four cells or more in series.
         boundary: "zero", or "periodic" for a domain that closes on itself: the convolution wraps around, and every scan
             starts in the state that it ends in.
         lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.
@@ -90,6 +91,7 @@ class KirchhoffBlock(nn.Module):
         dt_rank: int | None = None,
         wiring: str = "series",
         injection: str = "zoh",
+        couplings: str = "free",
         boundary: str = "zero",
         lines: str = "joined",
         kernel_size: int = 3,
@@ -118,6 +120,7 @@ class KirchhoffBlock(nn.Module):
         self.n_axes = n_axes
         self.wiring = wiring
         self.injection = injection
+        self.couplings = couplings
         self.boundary = boundary
         self.lines = lines
         self.gate = gate
@@ -137,7 +140,8 @@ class KirchhoffBlock(nn.Module):
         rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         self.cascades = nn.ModuleList(
             nn.ModuleList(
-                KirchhoffCell(d_inner, d_state=d_state, dt_rank=rank, injection=injection) for _ in range(order)
+                KirchhoffCell(d_inner, d_state=d_state, dt_rank=rank, injection=injection, couplings=couplings)
+                for _ in range(order)
             )
             for _ in self.routes
         )
@@ -242,6 +246,7 @@ class KirchhoffBlock(nn.Module):
             routes=self.routes,
             wiring=self.wiring,
             injection=self.injection,
+            couplings=self.couplings,
             dt_scale=dt_scale,
             lines=self.lines,
             boundary=self.boundary,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinn.ops import grid_scan
+from kinn.ops.reference import bounded
 from kinn.ops.shapes import expect_at_least, expect_positive
 
 if TYPE_CHECKING:
@@ -31,16 +32,20 @@ class KirchhoffCell(nn.Module):
         h[t] = exp(-dt a) h[t-1] + inject B x[t],    y[t] = sum_n C h[t] + D_skip x[t]
 
     where `inject` is `(1 - exp(-dt a)) / a` for `injection="zoh"`, exact for a drive held over the step, and `dt` for
-    "euler". At the start `a = 1 .. N`, `D_skip = 1`, and `softplus(bias)` is log-uniform in [1e-3, 1e-1].
+    "euler". With `couplings="bounded"` `B / sqrt(1 + mean(B^2))`, the mean over the potentials, takes the place of `B`,
+    and likewise for `C`: what a cell injects and reads is then at most linear in its drive, as in a passive circuit,
+    where free ones make it cubic. At the start `a = 1 .. N`, `D_skip = 1`, and `softplus(bias)` is log-uniform in
+    [1e-3, 1e-1].
 
     Args:
         d_inner: channels `D`.
         d_state: potentials per channel `N`.
         dt_rank: rank of the projection to `dt`.
         injection: "zoh" or "euler".
+        couplings: "free" or "bounded".
 
     Raises:
-        ValueError: a size below 1, unknown injection.
+        ValueError: a size below 1, unknown injection or couplings.
 
     It has `D (rank + 2 N) + (rank D + D) + D N + D` parameters:
 
@@ -51,15 +56,20 @@ class KirchhoffCell(nn.Module):
     torch.Size([1, 6, 5, 40])
     """
 
-    def __init__(self, d_inner: int, *, d_state: int = 16, dt_rank: int, injection: str = "zoh") -> None:
+    def __init__(
+        self, d_inner: int, *, d_state: int = 16, dt_rank: int, injection: str = "zoh", couplings: str = "free"
+    ) -> None:
         super().__init__()
         expect_at_least("KirchhoffCell", 1, d_inner=d_inner, d_state=d_state, dt_rank=dt_rank)
         if injection not in ("zoh", "euler"):
             raise ValueError(f"KirchhoffCell: injection must be 'zoh' or 'euler', got {injection!r}")
+        if couplings not in ("free", "bounded"):
+            raise ValueError(f"KirchhoffCell: couplings must be 'free' or 'bounded', got {couplings!r}")
         self.d_inner = d_inner
         self.d_state = d_state
         self.dt_rank = dt_rank
         self.injection = injection
+        self.couplings = couplings
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(dt_rank, d_inner)
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
@@ -103,6 +113,8 @@ class KirchhoffCell(nn.Module):
         """
         expect_positive("KirchhoffCell", dt_scale=dt_scale)
         low, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        if self.couplings == "bounded":
+            B, C = bounded(B), bounded(C)
         dt = self._steps(low)
         return grid_scan(
             x,
@@ -145,7 +157,10 @@ class KirchhoffCell(nn.Module):
 
     def extra_repr(self) -> str:
         """Constructor arguments, for `repr`."""
-        return f"{self.d_inner}, d_state={self.d_state}, dt_rank={self.dt_rank}, injection={self.injection!r}"
+        return (
+            f"{self.d_inner}, d_state={self.d_state}, dt_rank={self.dt_rank}, injection={self.injection!r}, "
+            f"couplings={self.couplings!r}"
+        )
 
 
 def no_weight_decay(module: nn.Module) -> set[str]:

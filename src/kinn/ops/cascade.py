@@ -12,7 +12,7 @@ from kinn.ops.backends import BACKENDS, backend_for, check_option
 from kinn.ops.cpu import cascade_cpu, cascade_fits
 from kinn.ops.discretize import DISCRETIZATIONS
 from kinn.ops.path import Path
-from kinn.ops.reference import LARGEST_DRIVE
+from kinn.ops.reference import LARGEST_DRIVE, bounded
 from kinn.ops.scan import grid_scan
 from kinn.ops.shapes import expect_floating, expect_positive, expect_tensors
 from kinn.ops.triton import cascade_fits_triton, cascade_triton
@@ -36,6 +36,7 @@ def cascade_scan(
     routes: Sequence[tuple[int, bool]],
     wiring: str = "series",
     injection: str = "zoh",
+    couplings: str = "free",
     dt_scale: float = 1.0,
     lines: str = "joined",
     boundary: str = "zero",
@@ -52,7 +53,9 @@ def cascade_scan(
 
     Its drive is the output of the cell before it ("series", the first one is driven by `x`) or `x` ("parallel"). A cell
     is cubic in its drive; so that a few in series stay finite in single precision, each drives the next by no more than
-    2^32, far above what a trained cascade hands on, and nothing is learned beyond that.
+    2^32, far above what a trained cascade hands on, and nothing is learned beyond that. With "bounded" couplings a cell
+    is linear in large drives instead: `B / sqrt(1 + mean(B^2))` takes the place of `B`, means over the potentials, and
+    likewise for `C`.
 
     Args:
         x: drive `(b, *grid, d)`, on one to three grid axes.
@@ -65,6 +68,7 @@ def cascade_scan(
             reverse.
         wiring: "series" or "parallel".
         injection: "zoh" or "euler".
+        couplings: "free" or "bounded".
         dt_scale: positive factor on every step.
         lines: "joined" or "separate", as in :func:`grid_scan`.
         boundary: "zero" or "periodic", as in :func:`grid_scan`.
@@ -75,9 +79,9 @@ def cascade_scan(
 
     The compiled backend of the CPU takes all cells of a route through a short piece of the route while it is in the
     processor's caches: what cells form and hand on is never stored. It needs a zero boundary, and batch elements and
-    routes enough for half of the threads. That of a GPU does so in registers, for up to 256 channels, a zero boundary,
-    and sequences that are short or enough for half of the GPU. Otherwise the cells are scanned one after the other,
-    each by compiled kernels.
+    routes enough for half of the threads. That of a GPU does so in registers, for free couplings, up to 256 channels, a
+    zero boundary, and sequences that are short or enough for half of the GPU. Otherwise the cells are scanned one after
+    the other, each by compiled kernels.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
@@ -93,6 +97,7 @@ def cascade_scan(
     where = "cascade_scan"
     check_option(where, "wiring", wiring, ("series", "parallel"))
     check_option(where, "injection", injection, tuple(DISCRETIZATIONS))
+    check_option(where, "couplings", couplings, ("free", "bounded"))
     check_option(where, "lines", lines, ("joined", "separate"))
     check_option(where, "boundary", boundary, ("zero", "periodic"))
     check_option(where, "backend", backend, BACKENDS)
@@ -105,8 +110,10 @@ def cascade_scan(
     drive, projection, dt_weight, dt_bias, a, D = (t.to(dtype) for t in (x, projection, dt_weight, dt_bias, a, D))
     backend = backend_for(where, backend, x.device)
     joined = lines == "joined"
-    if backend == "triton" and cascade_fits_triton(
-        x, dt_weight, a, [axis for axis, _ in routes], joined, boundary == "periodic"
+    if (
+        backend == "triton"
+        and couplings == "free"
+        and cascade_fits_triton(x, dt_weight, a, [axis for axis, _ in routes], joined, boundary == "periodic")
     ):
         y = cascade_triton(
             x, projection, dt_weight, dt_bias, a, D, routes, joined, wiring == "series", injection, float(dt_scale)
@@ -119,7 +126,7 @@ def cascade_scan(
     ):
         with torch.autocast(x.device.type, enabled=False):
             y = _by_cells(
-                drive, projection, dt_weight, dt_bias, a, D, routes, wiring, dt_scale,
+                drive, projection, dt_weight, dt_bias, a, D, routes, wiring, couplings, dt_scale,
                 injection=injection, lines=lines, boundary=boundary, backend=backend,
             )  # fmt: skip
     else:
@@ -127,14 +134,15 @@ def cascade_scan(
         paths = [Path.along(grid, axis, joined=joined, reverse=reverse) for axis, reverse in routes]
         drive = drive.flatten(1, -2)
         y = cascade_cpu(
-            drive, projection, dt_weight, dt_bias, a, D, paths, wiring == "series", injection, float(dt_scale)
-        )
+            drive, projection, dt_weight, dt_bias, a, D, paths, wiring == "series", injection, couplings == "bounded",
+            float(dt_scale),
+        )  # fmt: skip
     return y.view(x.shape).to(x.dtype)
 
 
 def _by_cells(
     x: Tensor, projection: Tensor, dt_weight: Tensor, dt_bias: Tensor, a: Tensor, D: Tensor,
-    routes: Sequence[tuple[int, bool]], wiring: str, dt_scale: float, **options: Any,
+    routes: Sequence[tuple[int, bool]], wiring: str, couplings: str, dt_scale: float, **options: Any,
 ) -> Tensor:  # fmt: skip
     """The definition: one cell after the other, one route after the other."""
     rank, n = dt_weight.shape[-1], a.shape[-1]
@@ -143,6 +151,8 @@ def _by_cells(
         drive = x
         for k in range(a.shape[1]):
             low, B, C = F.linear(drive, projection[r, k]).split((rank, n, n), dim=-1)
+            if couplings == "bounded":
+                B, C = bounded(B), bounded(C)
             dt = F.softplus(F.linear(low, dt_weight[r, k], dt_bias[r, k])) * dt_scale
             y = grid_scan(drive, dt, a[r, k], B, C, D[r, k], axis=axis, reverse=reverse, **options)
             assert isinstance(y, Tensor), "no state was asked for"

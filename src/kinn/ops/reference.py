@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 LARGEST_DRIVE = 2.0**32
 
 
+def bounded(couplings: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
+    """Injection or readout with a root mean square over the potentials below 1; small ones stay nearly as they are."""
+    return couplings * torch.rsqrt(1 + couplings.square().mean(-1, keepdim=True))
+
+
 def scan_reference(
     x: Float[Tensor, "b m d"],
     dt: Float[Tensor, "b m d"],

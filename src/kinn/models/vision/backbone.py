@@ -85,6 +85,7 @@ class KINN(nn.Module):
         routes: directions of scanning: 1, 2 or 4.
         wiring: "series" or "parallel".
         injection: "zoh" or "euler".
+        couplings: "free", as in the paper, or "bounded", see :class:`kinn.nn.KirchhoffCell`.
         d_state: potentials per channel.
         expand: inner channels of a block over its channels.
         mlp_ratio: hidden channels of a block's MLP over its channels.
@@ -119,6 +120,7 @@ class KINN(nn.Module):
         routes: int = 4,
         wiring: str = "series",
         injection: str = "zoh",
+        couplings: str = "free",
         d_state: int = 1,
         expand: float = 1.5,
         mlp_ratio: float = 2.0,
@@ -140,6 +142,7 @@ class KINN(nn.Module):
             "routes": routes,
             "wiring": wiring,
             "injection": injection,
+            "couplings": couplings,
             "d_state": d_state,
             "expand": expand,
             "mlp_ratio": mlp_ratio,

@@ -32,7 +32,7 @@ from kinn.ops.cpu.records import TILE, WIDE
 __all__ = ["Parameters", "Plan", "Sums", "backward", "forward"]
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "d93e24ea07fec065"
+PARTS_SHA256 = "f6173ca4d69131d5"
 
 
 @kernel
@@ -43,7 +43,7 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
     zero, kinds = zeros(like, TILE), kinds_of(like)
     rows, local = np.empty(s.chunk, np.int64), np.arange(s.chunk)
     drive, projected, dt = scratch(most * dp, like), scratch(most * pp, like), scratch(most * dp, like)
-    out = scratch(most * dp, like)
+    out, gains = scratch(most * dp, like), scratch(2 * s.chunk, like)
     for buffer in (drive, projected, dt, out):
         buffer[:] = 0
     room = room_for(s, s.d)
@@ -71,7 +71,7 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
                     gather(zero, source, b * x.batch, x.row, rows[:count], s.d, drive, dp)
                     for k in range(p.cells):
                         cell, own = r * p.cells + k, k * room
-                        form(zero, p, w, cell, drive, projected, dt, count)
+                        form(zero, p, w, cell, drive, projected, dt, gains, count)
                         kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
                         rates = rate[own:], inverse[own:], log2_rate[own:]
                         at = cells_of(p, w, cell, drive, projected, dt, checkpoints)
@@ -99,7 +99,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
     E, J = scratch(p.cells * room * s.chunk, like), scratch(p.cells * room * s.chunk, like)
     H, slow = scratch(p.cells * room * (s.chunk + 1), like), np.empty(p.cells * room, np.bool_)
     given, to_y, to_x, to_dt = scratch(wide, like), scratch(wide, like), scratch(wide, like), scratch(wide, like)
-    to_projected = scratch(narrow, like)
+    to_projected, gains = scratch(narrow, like), scratch(p.cells * 2 * s.chunk, like)
     for buffer in (drives, projections, dts, given, to_y, to_x, to_dt, to_projected):
         buffer[:] = 0
     groups = padded(s.chunk * s.n, TILE)
@@ -133,7 +133,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                     for k in range(p.cells - 1 if p.series else 0):  # they drive each other, up to the last
                         cell, own = r * p.cells + k, k * room
                         drive, projected, dt = drives[k * wide :], projections[k * narrow :], dts[k * wide :]
-                        form(zero, p, w, cell, drive, projected, dt, count)
+                        form(zero, p, w, cell, drive, projected, dt, gains[2 * k * s.chunk :], count)
                         at = cells_of(p, w, cell, drive, projected, dt, checkpoints)
                         kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
                         out = drives[(k + 1) * wide :]
@@ -150,7 +150,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                         projected, dt = projections[k * narrow :], dts[k * wide :]
                         fresh = k == p.cells - 1 or not p.series
                         if fresh:
-                            form(zero, p, w, cell, drive, projected, dt, count)
+                            form(zero, p, w, cell, drive, projected, dt, gains[2 * k * s.chunk :], count)
                         at = cells_of(p, w, cell, drive, projected, dt, checkpoints)
                         kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
                         if not fresh:
@@ -167,8 +167,8 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
                         )  # fmt: skip
                         return_form(
-                            zero, p, w, sums, block, cell, drive, projected, dt, lane_dB, lane_dC, sums_of, to_dt,
-                            to_projected, to_x, count,
+                            zero, p, w, sums, block, cell, drive, projected, dt, gains[2 * k * s.chunk :],
+                            lane_dB, lane_dC, sums_of, to_dt, to_projected, to_x, count,
                         )  # fmt: skip
                         if k == 0 or not p.series:
                             offset = group * dx_group + b * dx.batch

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from numba import literal_unroll
 
 from kinn.ops.cpu._functions import expm1_of_log2, softplus
@@ -25,6 +26,7 @@ class Plan(NamedTuple):
     cells: int
     rank: int
     series: bool
+    bounded: bool
     largest_drive: float
     dt_scale: float
     size: Size
@@ -66,13 +68,39 @@ def path_of(paths, r):
 
 
 @part
-def form(zero, p, w, cell, x, projected, dt, count):
+def bound(p, projected, gains, count, pp):
+    """Bounded couplings: each row's `B` and `C` times gains below 1, which are kept."""
+    for i in range(2 * count):
+        first, total = i // 2 * pp + p.rank + i % 2 * p.size.n, projected[0] * 0
+        for n in range(first, first + p.size.n):
+            total += projected[n] * projected[n]
+        gains[i] = 1 / np.sqrt(1 + total / p.size.n)
+        for n in range(first, first + p.size.n):
+            projected[n] *= gains[i]
+
+
+@part
+def return_bound(p, projected, to_projected, gains, count, pp):
+    """Back through `bound`, from the bounded couplings."""
+    for i in range(2 * count):
+        first, along = i // 2 * pp + p.rank + i % 2 * p.size.n, projected[0] * 0
+        for n in range(first, first + p.size.n):
+            along += projected[n] * to_projected[n]
+        along /= p.size.n
+        for n in range(first, first + p.size.n):
+            to_projected[n] = gains[i] * (to_projected[n] - along * projected[n])
+
+
+@part
+def form(zero, p, w, cell, x, projected, dt, gains, count):
     """What a cell derives from its drive: the low-rank factor of the steps, `B` and `C` in one row, and the steps."""
     s, itemsize = p.size, x.itemsize
     dp, pp = padded(s.d, TILE), padded(p.rank + 2 * s.n, TILE)
     source, made, steps = pointer(x.ctypes.data, x), pointer(projected.ctypes.data, x), pointer(dt.ctypes.data, x)
     weight = pointer(w.projection_t + cell * s.d * pp * itemsize, x)
     multiply(zero, source, dp, 1, weight, pp, made, pp, count, s.d, pp, False)
+    if p.bounded:
+        bound(p, projected, gains, count, pp)
     weight = pointer(w.lift_t + cell * p.rank * dp * itemsize, x)
     multiply(zero, made, pp, 1, weight, dp, steps, dp, count, p.rank, dp, False)
     bias, scale = pointer(w.bias + cell * dp * itemsize, x), splat(zero, p.dt_scale)
@@ -160,8 +188,9 @@ def scan_again(
 
 @part
 def return_form(
-    zero, p, w, sums, block, cell, drive, projected, dt, lane_dB, lane_dC, sums_of, to_dt, to_projected, to_x, count
-):
+    zero, p, w, sums, block, cell, drive, projected, dt, gains, lane_dB, lane_dC, sums_of, to_dt, to_projected, to_x,
+    count,
+):  # fmt: skip
     """Back through `form`: from the gradients of `dt`, `B` and `C` to the parameters', and the rest of the drive's."""
     s, itemsize = p.size, drive.itemsize
     width = p.rank + 2 * s.n
@@ -187,6 +216,8 @@ def return_form(
         for i in range(count):
             for n in range(s.n):
                 to_projected[i * pp + first + n] = sums_of[i * s.n + n]
+    if p.bounded:
+        return_bound(p, projected, to_projected, gains, count, pp)
     to_weight = pointer(sums.lift_t + ours * padded(p.rank, 4) * dp * itemsize, dt)
     multiply(zero, made, 1, pp, to_steps, dp, to_weight, dp, p.rank, count, dp, True)
     weight = pointer(w.projection + cell * width * dp * itemsize, dt)

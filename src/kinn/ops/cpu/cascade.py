@@ -43,6 +43,7 @@ def cascade_cpu(
     paths: Sequence[Path],
     series: bool,
     injection: str,
+    bounded: bool,
     dt_scale: float,
 ) -> Float[Tensor, "b m d"]:
     """Compiled counterpart of scanning cell after cell, over flattened grids and with a zero boundary.
@@ -52,12 +53,12 @@ def cascade_cpu(
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, projection, dt_weight, dt_bias, a, D))
     flat = [int(value) if isinstance(value, bool) else value for path in paths for value in path]
     y, _ = torch.ops.kinn.cascade_scan(
-        x, projection, dt_weight, dt_bias, a, D, flat, series, injection == "zoh", dt_scale, save
+        x, projection, dt_weight, dt_bias, a, D, flat, series, injection == "zoh", bounded, dt_scale, save
     )
     return y
 
 
-def _fake(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, dt_scale, save):
+def _fake(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, bounded, dt_scale, save):
     kept = _kept_at(x, a, _paths(flat))[-1] if save else 0
     return x.new_empty(x.shape), x.new_empty((kept,))
 
@@ -67,13 +68,13 @@ def _fake(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, dt_scale, 
     mutates_args=(),
     device_types="cpu",
     schema="(Tensor x, Tensor projection, Tensor dt_weight, Tensor dt_bias, Tensor a, Tensor D, SymInt[] paths, "
-    "bool series, bool zoh, float dt_scale, bool save) -> (Tensor, Tensor)",
+    "bool series, bool zoh, bool bounded, float dt_scale, bool save) -> (Tensor, Tensor)",
 )
-def _forward(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, dt_scale, save):
+def _forward(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, bounded, dt_scale, save):
     kernels, paths = load_kernels("cascade"), _paths(flat)
     check_sign(0.0, a.amin().item() if a.numel() else 0.0)
-    _, checkpoints = _fake(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, dt_scale, save)
-    plan = _plan(kernels, x, dt_weight, a, paths, series, zoh, dt_scale)
+    _, checkpoints = _fake(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, bounded, dt_scale, save)
+    plan = _plan(kernels, x, dt_weight, a, paths, series, zoh, bounded, dt_scale)
     parameters, _alive = _parameters(kernels, projection, dt_weight, dt_bias, a, D)
     y = x.new_empty(plan.groups, *x.shape)
     rows, _x = rows_of(x)
@@ -95,12 +96,12 @@ torch.library.register_fake("kinn::cascade_scan", _fake)
     mutates_args=(),
     device_types="cpu",
     schema="(Tensor dy, Tensor x, Tensor projection, Tensor dt_weight, Tensor dt_bias, Tensor a, Tensor D, "
-    "Tensor checkpoints, SymInt[] paths, bool series, bool zoh, float dt_scale) -> "
+    "Tensor checkpoints, SymInt[] paths, bool series, bool zoh, bool bounded, float dt_scale) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _backward(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, series, zoh, dt_scale):
+def _backward(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, series, zoh, bounded, dt_scale):
     kernels, paths = load_kernels("cascade"), _paths(flat)
-    plan = _plan(kernels, x, dt_weight, a, paths, series, zoh, dt_scale)
+    plan = _plan(kernels, x, dt_weight, a, paths, series, zoh, bounded, dt_scale)
     parameters, _alive = _parameters(kernels, projection, dt_weight, dt_bias, a, D)
     cells = plan.routes * plan.cells
     d, n, width = plan.size.d, plan.size.n, projection.shape[2]
@@ -134,7 +135,7 @@ def _backward(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, se
 
 
 @torch.library.register_fake("kinn::cascade_scan_backward")
-def _(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, series, zoh, dt_scale):
+def _(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, series, zoh, bounded, dt_scale):
     return tuple(x.new_empty(t.shape) for t in (x, projection, dt_weight, dt_bias, a, D))
 
 
@@ -164,13 +165,13 @@ def _kept_at(x: Tensor, a: Tensor, paths: Sequence[Path]):
     return ends
 
 
-def _plan(kernels, x, dt_weight, a, paths, series, zoh, dt_scale):
+def _plan(kernels, x, dt_weight, a, paths, series, zoh, bounded, dt_scale):
     batch, (routes, cells, d, n) = x.shape[0], a.shape
     blocks = min(batch, _MAX_BLOCKS)
     groups = groups_for(blocks, routes, torch.get_num_threads())
     size = Size(d, n, _steps(d, n), zoh, FLOOR[x.dtype], slow_below(min(path.steps for path in paths)))
     rank = dt_weight.shape[-1]
-    return kernels.Plan(batch, routes, cells, rank, series, LARGEST_DRIVE, dt_scale, size, blocks, groups)
+    return kernels.Plan(batch, routes, cells, rank, series, bounded, LARGEST_DRIVE, dt_scale, size, blocks, groups)
 
 
 def _parameters(kernels, projection, dt_weight, dt_bias, a, D):

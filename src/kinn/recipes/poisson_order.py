@@ -69,7 +69,8 @@ def poisson_order(budget: str) -> tuple[Experiment, ...]:
                 "In the paper the error falls from K=1 to K=2 and is lowest with K=4.",
                 "The paper's figures are for the out-of-distribution set, 64 x 64, in normalised units.",
                 "CNO's published figures are its authors'.",
-                "K=0 is the backbone without Kirchhoff blocks. K=4 has bounded couplings: with free ones it lost its way.",
+                "K=0 is the backbone without Kirchhoff blocks.",
+                "K=4 has bounded couplings: with free ones it lost its way.",
             ),
         ),
     )

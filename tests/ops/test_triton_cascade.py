@@ -198,6 +198,7 @@ def test_same_bits_every_time(scans_by_doubling):
     "change",
     [
         {"boundary": "periodic"},
+        {"couplings": "bounded"},
         {"d": 257},
         {"n": 0},
         {"rank": 0},
@@ -210,7 +211,7 @@ def test_what_does_not_fit_goes_cell_by_cell(change, fused, monkeypatch, assert_
     monkeypatch.setattr("kinn.ops.triton.cascade._SHORT", 8)
     monkeypatch.setattr("kinn.ops.triton.scan._INTERPRETER_PROCESSORS", 20)
     sizes = {"batch": 1, "grid": (2,), "d": 2, "n": 1, "rank": 1, "cells": 2, "routes": 2, **change}
-    options = {k: sizes.pop(k) for k in ("boundary", "lines") if k in sizes}
+    options = {k: sizes.pop(k) for k in ("boundary", "couplings", "lines") if k in sizes}
     batch, grid, d, n = (sizes.pop(k) for k in ("batch", "grid", "d", "n"))
     if n == 0 or sizes["rank"] == 0:
         arguments = draw(batch, grid, d, 1, **{**sizes, "rank": 1})

@@ -124,6 +124,18 @@ def test_unusable_compiler_is_said_once(make, monkeypatch):
     kinn.ops.backends._warn_once.cache_clear()
 
 
+def test_layers_without_a_compiler_say_so_once(monkeypatch):
+    monkeypatch.setattr(cpu, "unavailable", lambda: "numba is on holiday")
+    kinn.ops.backends._warn_once.cache_clear()
+    x, weight = torch.rand(600, 2), torch.rand(2, 2)
+    with pytest.warns(UserWarning, match="fused layers run as plain PyTorch, because numba is on holiday") as seen:
+        y = [kinn.ops.channel_mix(x, x, weight, None) for _ in range(2)]
+    assert len(seen) == 1
+    monkeypatch.undo()
+    torch.testing.assert_close(y[0], kinn.ops.channel_mix(x, x, weight, None))
+    kinn.ops.backends._warn_once.cache_clear()
+
+
 def test_cpu_backend_wants_cpu_tensors(make):
     with pytest.raises(ValueError, match="backend 'cpu' takes CPU tensors, got meta"):
         selective_scan(**{k: v.to("meta") for k, v in make(1, (4,), 2, 2).items()}, backend="cpu")

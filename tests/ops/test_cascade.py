@@ -214,10 +214,11 @@ def test_same_bits_every_time(threads, batch):
 
 def test_too_little_for_the_threads_goes_cell_by_cell(threads, monkeypatch):
     threads(4)
-    assert not cpu.cascade_fits(1, 1)
-    assert cpu.cascade_fits(2, 1)
-    assert cpu.cascade_fits(1, 2)
-    arguments = draw(1, (30,), 4, 2, routes=1)
+    assert not cpu.cascade_fits(1, 1, 64)
+    assert cpu.cascade_fits(2, 1, 64)
+    assert cpu.cascade_fits(1, 2, 64)
+    assert cpu.cascade_fits(1, 1, 32)  # a scan of so few channels has no more to share out
+    arguments = draw(1, (30,), 40, 2, routes=1)
     expected = cascade_scan(**arguments, routes=[(0, False)], backend="reference")
     torch.testing.assert_close(cascade_scan(**arguments, routes=[(0, False)]), expected)
 

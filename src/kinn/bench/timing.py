@@ -57,7 +57,7 @@ def take_turns(
 
 def summary(seconds: list[float]) -> dict[str, Any]:
     """Median, minimum and quartiles in seconds, and the number of runs."""
-    low, _, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else (seconds[0],) * 3
     return {
         "median_s": statistics.median(seconds), "min_s": min(seconds), "quartiles_s": [low, high], "runs": len(seconds),
     }  # fmt: skip

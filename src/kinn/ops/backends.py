@@ -53,7 +53,12 @@ def use_backend(backend: str) -> Iterator[None]:
 
 def kernels_fit(x: Tensor, parameters: Sequence[Tensor | None], most_weights: int) -> bool:
     """Whether fused kernels compute a block's other parts: see `kinn.ops.cpu.kernels_fit`; the reference has none."""
-    return _preferred != "reference" and cpu.kernels_fit(x, parameters, most_weights)
+    if _preferred == "reference" or not cpu.kernels_fit(x, parameters, most_weights):
+        return False
+    reason = cpu.unavailable()
+    if reason is not None:
+        _warn_once(f"fused layers run as plain PyTorch, because {reason}")
+    return reason is None
 
 
 def backend_for(where: str, backend: str, device: torch.device) -> str:
@@ -91,7 +96,7 @@ def backend_for(where: str, backend: str, device: torch.device) -> str:
 
 
 def _warn_slow(reason: str) -> None:
-    _warn_once(reason)
+    _warn_once(f"scans run in the slow reference loop, because {reason}")
 
 
 # Called while tracing, not in the graph, as by `torch.compiler.assume_constant_result`, which would load the compiler.
@@ -99,8 +104,8 @@ _warn_slow._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMembe
 
 
 @functools.cache
-def _warn_once(reason: str) -> None:
-    warnings.warn(f"kinn: scans run in the slow reference loop, because {reason}", stacklevel=6)
+def _warn_once(message: str) -> None:
+    warnings.warn(f"kinn: {message}", stacklevel=6)
 
 
 def check_option(where: str, name: str, value: str, known: tuple[str, ...]) -> None:

@@ -122,7 +122,7 @@ def cascade_scan(
         backend != "cpu"
         or boundary == "periodic"
         or 0 in (*a.shape[2:], dt_weight.shape[-1])  # its kernels form no empty products
-        or not cascade_fits(x.shape[0], len(routes))
+        or not cascade_fits(x.shape[0], len(routes), x.shape[-1])
     ):
         with torch.autocast(x.device.type, enabled=False):
             y = _by_cells(

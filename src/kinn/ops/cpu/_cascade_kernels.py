@@ -25,14 +25,15 @@ from kinn.ops.cpu._cascade_parts import (
     scan_again,
 )
 from kinn.ops.cpu._products import gather, padded, scatter
-from kinn.ops.cpu._tiles import extent, fill_rows, finish_rates, kernel, kinds_of, rates_of, room_for, scratch
+from kinn.ops.cpu._tiles import extent, fill_rows, finish_rates, kinds_of, rates_of, room_for, scratch
 from kinn.ops.cpu._vector import load, pointer, store, zeros
+from kinn.ops.cpu.cache import kernel
 from kinn.ops.cpu.records import TILE, WIDE
 
 __all__ = ["Parameters", "Plan", "Sums", "backward", "forward"]
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "f6173ca4d69131d5"
+PARTS_SHA256 = "9792c05ab06e2fba"
 
 
 @kernel
@@ -78,8 +79,9 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
                         scan(kinds, p, at, out, local[:count], kept, states[own:], rates, least)
                         offset = group * y_group + b * y.batch
                         scatter(zero, out, dp, rows[:count], s.d, target, offset, y.row, r > r_first or k > 0)
+                        if p.series and k < p.cells - 1:
+                            hold(zero, out, p.largest_drive, count * dp)
                         if p.series:
-                            hold(out, p.largest_drive, count * dp)
                             drive, out = out, drive
 
 
@@ -143,7 +145,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                             (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:]),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
                         )  # fmt: skip
-                        hold(out, p.largest_drive, count * dp)
+                        hold(zero, out, p.largest_drive, count * dp)
                     for k in range(p.cells - 1, -1, -1):
                         cell, own = r * p.cells + k, k * room
                         drive = drives[k * wide if p.series else 0 :]
@@ -154,7 +156,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                         at = cells_of(p, w, cell, drive, projected, dt, checkpoints)
                         kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
                         if not fresh:
-                            return_hold(to_x, drives[(k + 1) * wide :], p.largest_drive, count * dp)
+                            return_hold(zero, to_x, drives[(k + 1) * wide :], p.largest_drive, count * dp)
                         for i in range(0, count * dp, TILE):
                             value = load(to_y, i, zero)
                             store(given, i, value if fresh else value + load(to_x, i, zero))

@@ -13,8 +13,8 @@ from kinn.ops.cpu._functions import expm1_of_log2, softplus
 from kinn.ops.cpu._products import multiply, padded
 from kinn.ops.cpu._scan_tiles import recompute_tile, return_tile, scan_tile
 from kinn.ops.cpu._tiles import LOG2_E, lanes_of, part, sum_lanes
-from kinn.ops.cpu._vector import load, pointer, size, splat, store
-from kinn.ops.cpu.records import TILE, Cells, Rows, Size
+from kinn.ops.cpu._vector import greater, load, pointer, size, smaller, splat, store, where_within, zeros
+from kinn.ops.cpu.records import NARROW, TILE, Cells, Rows, Size
 from kinn.ops.path import Path
 
 
@@ -98,7 +98,10 @@ def form(zero, p, w, cell, x, projected, dt, gains, count):
     dp, pp = padded(s.d, TILE), padded(p.rank + 2 * s.n, TILE)
     source, made, steps = pointer(x.ctypes.data, x), pointer(projected.ctypes.data, x), pointer(dt.ctypes.data, x)
     weight = pointer(w.projection_t + cell * s.d * pp * itemsize, x)
-    multiply(zero, source, dp, 1, weight, pp, made, pp, count, s.d, pp, False)
+    if p.rank + 2 * s.n <= NARROW:
+        multiply(zeros(x, NARROW), source, dp, 1, weight, pp, made, pp, count, s.d, NARROW, False)
+    else:
+        multiply(zero, source, dp, 1, weight, pp, made, pp, count, s.d, pp, False)
     if p.bounded:
         bound(p, projected, gains, count, pp)
     weight = pointer(w.lift_t + cell * p.rank * dp * itemsize, x)
@@ -123,21 +126,19 @@ def cells_of(p, w, cell, x, projected, dt, checkpoints):
 
 
 @part
-def hold(drive, largest, count):
-    """Bound what drives the next cell."""
-    for i in range(count):
-        if drive[i] > largest:
-            drive[i] = largest
-        elif drive[i] < -largest:
-            drive[i] = -largest
+def hold(zero, drive, largest, count):
+    """Bound what drives the next cell; NaN stays."""
+    most, least = splat(zero, largest), splat(zero, -largest)
+    for i in range(0, count, TILE):
+        store(drive, i, greater(least, smaller(most, load(drive, i, zero))))
 
 
 @part
-def return_hold(gradient, drive, largest, count):
+def return_hold(zero, gradient, drive, largest, count):
     """Back through `hold`: what was held does not move."""
-    for i in range(count):
-        if abs(drive[i]) >= largest:
-            gradient[i] = 0
+    most = splat(zero, largest)
+    for i in range(0, count, TILE):
+        store(gradient, i, where_within(load(gradient, i, zero), load(drive, i, zero), most))
 
 
 @part
@@ -210,7 +211,10 @@ def return_form(
             total = total + value
         store(to_bias, j, total)
     weight = pointer(w.lift + cell * s.d * rp * itemsize, dt)
-    multiply(zero, to_steps, dp, 1, weight, rp, to_made, pp, count, s.d, rp, False)
+    if p.rank <= NARROW:
+        multiply(zeros(dt, NARROW), to_steps, dp, 1, weight, rp, to_made, pp, count, s.d, NARROW, False)
+    else:
+        multiply(zero, to_steps, dp, 1, weight, rp, to_made, pp, count, s.d, rp, False)
     for first, lane in ((p.rank, lane_dB), (p.rank + s.n, lane_dC)):
         sum_lanes(zero, lane, sums_of, count * s.n)
         for i in range(count):

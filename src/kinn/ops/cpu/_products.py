@@ -1,7 +1,7 @@
 """Products of small row-major matrices, for a chunk of steps while it is in the near caches.
 
 Columns are padded to whole vectors of `TILE` lanes and rows to fours, so that no product has an edge; what the padding
-holds is never read as a result.
+holds is never read as a result. Few columns may go in one narrower vector, whose rest keeps what it held.
 """
 
 # pyright: reportCallIssue=false

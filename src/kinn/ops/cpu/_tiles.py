@@ -20,14 +20,6 @@ LOG2_E = 1.4426950408889634
 part = njit(nogil=True)
 
 
-def kernel(function):
-    """Compile an entry point, and keep the code on disk."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder that can be written to: compile in every process
-        return njit(nogil=True)(function)
-
-
 @part
 def extent(path):
     """Sequences per batch element, and positions in each."""

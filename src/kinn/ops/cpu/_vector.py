@@ -338,6 +338,28 @@ def smaller(typingctx, value, bound):
 
 
 @intrinsic
+def greater(typingctx, value, bound):
+    """`max(value, bound)` by lane; a NaN in `value` is passed over."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return value(value, value), codegen
+
+
+@intrinsic
+def where_within(typingctx, value, drive, most):
+    """`value` in the lanes where the size of `drive` is below `most`, or NaN; 0 elsewhere."""
+
+    def codegen(context, builder, signature, args):
+        least = builder.fneg(args[2])
+        out = builder.or_(builder.fcmp_ordered(">=", args[1], args[2]), builder.fcmp_ordered("<=", args[1], least))
+        return builder.select(out, constant(value, 0.0), args[0])
+
+    return value(value, value, value), codegen
+
+
+@intrinsic
 def sum_each(typingctx, source, index, like):
     """The sums over lanes of as many vectors as `like` has lanes, stored one after the other at `source[index:]`."""
 

@@ -28,9 +28,15 @@ _MAX_BLOCKS = 32  # of the batch: bounds the partial sums of the parameters' gra
 _CHUNK = 40960  # channels times potentials times steps that are worked on at a time: what a near cache holds
 
 
-def cascade_fits(batch: int, routes: int) -> bool:
-    """Whether the whole cascade keeps half of the threads busy: it is cut between batch elements and routes alone."""
-    return torch.compiler.is_compiling() or 2 * min(batch, _MAX_BLOCKS) * routes >= torch.get_num_threads()
+def cascade_fits(batch: int, routes: int, d: int) -> bool:
+    """Whether the whole cascade keeps half as many threads busy as its cells one by one would.
+
+    It is cut between batch elements and routes alone, a scan between sequences and tiles of channels.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    by_cells = min(torch.get_num_threads(), batch * -(-d // TILE))
+    return 2 * min(batch, _MAX_BLOCKS) * routes >= by_cells
 
 
 def cascade_cpu(

@@ -39,9 +39,13 @@ def _unavailable() -> str | None:
 
         if getattr(numba.config, "DISABLE_JIT", False):
             return "numba's compiler is switched off by NUMBA_DISABLE_JIT"
-        from kinn.ops.cpu import _scan_kernels  # noqa: F401
+        from kinn.ops.cpu import _scan_kernels, cache
     except Exception as error:  # whatever keeps numba from working, the reference still does
         return f"numba cannot be used ({type(error).__name__}: {error})"
+
+    how_often = "once; they are cached on disk"
+    if not cache.kept(_scan_kernels.forward):
+        how_often = "in every process; there is no folder to cache them in"
 
     class Announce(event.Listener):
         said = False
@@ -49,7 +53,7 @@ def _unavailable() -> str | None:
         def on_start(self, event):
             if not self.said and event.data["dispatcher"].py_func.__module__.startswith(f"{__package__}._"):
                 type(self).said = True
-                print("kinn: compiling the CPU kernels (once; they are cached on disk)", file=sys.stderr, flush=True)
+                print(f"kinn: compiling the CPU kernels, about a minute ({how_often})", file=sys.stderr, flush=True)
 
         def on_end(self, event):
             pass

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kinn.ops.autograd import transformed
-from kinn.ops.cpu.compiled import address, unavailable
+from kinn.ops.cpu.compiled import address
 from kinn.ops.cpu.records import TILE
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LEAST_ROWS = 1 << 9  # positions; fewer are not worth the call
 
 
 def kernels_fit(x: Tensor, parameters: Sequence[Tensor | None], most_weights: int) -> bool:
-    """Whether compiled kernels take this: plain single precision on the CPU, with matrices that stay in near caches."""
+    """Whether kernels, if there are any, take this: plain single precision on the CPU, matrices for the near caches."""
     given = [t for t in parameters if t is not None]
     return (
         not torch.compiler.is_compiling()  # compilers fuse by themselves, exporters know nothing of our operators
@@ -32,7 +32,6 @@ def kernels_fit(x: Tensor, parameters: Sequence[Tensor | None], most_weights: in
         and all(t.numel() <= most_weights for t in given)
         and not torch.is_autocast_enabled("cpu")
         and not transformed()
-        and unavailable() is None
     )
 
 

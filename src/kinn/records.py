@@ -110,10 +110,15 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
+    told: dict[str, str] = {}
     for line in lines:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    if "model name" not in told:
+        return platform.processor() or platform.machine()
+    # A virtual machine may call very different processors "AMD EPYC".
+    numbers = [f"{name} {told[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in told]
+    return f"{told['model name']} ({', '.join(numbers)})" if numbers else told["model name"]
 
 
 def _peak_rss() -> int:

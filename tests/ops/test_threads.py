@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,17 @@ def test_a_forked_child_scans(make, threads):
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them")
+def test_no_threads_beside_torchs_own(make, threads):
+    threads(4)
+    torch.ones(1 << 22).exp_()  # starts torch's
+    before = len(os.listdir("/proc/self/task"))
+    arguments = {k: v.float().requires_grad_() for k, v in make(5, (60, 60), 40, 4).items()}
+    grid_scan(**arguments, backend="cpu").sum().backward()
+    started = len(os.listdir("/proc/self/task")) - before
+    assert started <= 1 or "libgomp" not in Path("/proc/self/maps").read_text()  # autograd may start one of its own
 
 
 def test_share_calls_every_part_once_and_raises(threads):

@@ -34,7 +34,9 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--device", type=str, default="auto", help="where to run: auto, cpu or cuda")
     parser.add_argument("--threads", type=int | None, default=None, help="of the CPU; by default PyTorch's number")
     parser.add_argument("--repeats", type=int, default=15, help="turns that count")
-    parser.add_argument("--quick", action="store_true", help="small shapes and few turns: some seconds")
+    parser.add_argument(
+        "--quick", action="store_true", help="small shapes and few turns: some seconds, once all is compiled"
+    )
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for the results")
 
 

@@ -1,6 +1,8 @@
-"""Time and memory of whole training steps on the CPU: ours beside Li's FNO, and a block beside itself without its scan.
+"""Time and memory of whole training steps: ours beside Li's FNO, and a block beside itself without its scan.
 
-python benchmarks/training_step.py [--output results/training_step_cpu.json] [--repeats 15] [--threads 2]
+    python benchmarks/training_step.py [--device cpu | cuda] [--repeats 15] [--threads 2] [--output FILE]
+
+writes `results/training_step_<device>.json`. Every step is eager, as FNO's users run it.
 
 The steps take turns, so that a change of the machine's load meets all of them alike. Before anything is timed, our FNO
 and Li's are given the same weights and must agree in float64. Peak memory is what one step adds to a process of its own
@@ -55,9 +57,9 @@ STEPS = {
 RATIOS = [("FNO", "Li's FNO"), ("FKNO-4", "Li's FNO"), ("FKNO-4", "FNO"), ("block", "block without scan")]
 
 
-def prepare(name: str):
+def prepare(name: str, device: str):
     torch.manual_seed(0)
-    model, x, target = STEPS[name]()
+    model, x, target = (part.to(device) for part in STEPS[name]())
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 
     def step() -> None:
@@ -79,7 +81,8 @@ def check() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("results/training_step_cpu.json"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
@@ -88,12 +91,15 @@ def main() -> None:
     if error > 1e-10:
         raise SystemExit(f"our FNO and Li's differ by {error:.1e} with the same weights: nothing is timed")
 
-    steps = {name: prepare(name) for name in STEPS}
+    device = options.device
+    steps = {name: prepare(name, device) for name in STEPS}
     times = take_turns(steps, options.repeats, warm_up=2)
-    memory = {name: (peak_memory(prepare, name) or math.nan) / 2**20 for name in STEPS}
+    memory = {name: (peak_memory(prepare, name, device, device=device) or math.nan) / 2**20 for name in STEPS}
     results = {name: {**summary(t), "peak_mib": memory[name]} for name, t in times.items()}
     record = {
-        "command": f"python benchmarks/training_step.py --repeats {options.repeats} --threads {options.threads}",
+        "command": f"python benchmarks/training_step.py --device {device} --repeats {options.repeats} "
+        f"--threads {options.threads}",
+        "device": device,
         "what": "float32, Adam; 64 x 64, batch 20, order 2, 4 routes; block: 56 x 56, batch 8, D 192, N 1",
         "threads": options.threads,
         "seed": 0,
@@ -107,7 +113,7 @@ def main() -> None:
             for a, b in RATIOS
         },
     }
-    write_record(options.output, record)
+    write_record(options.output or Path(f"results/training_step_{device}.json"), record)
     print(json.dumps({"results": results, "ratios": record["ratios"]}, indent=1))
 
 

@@ -10,12 +10,15 @@ import pytest
 from kinn.files import atomic_file, write_text
 
 
-def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
+@pytest.mark.parametrize(
+    ("failure", "message"), [(OSError(errno.ENOSPC, "disk full"), r"disk full: '.*a\.txt'"), (KeyboardInterrupt(), "")]
+)
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, failure, message):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(OSError, match=r"disk full: '.*a\.txt'"), atomic_file(path) as file:
+    with pytest.raises(type(failure), match=message), atomic_file(path) as file:
         file.write(b"new")
-        raise OSError(errno.ENOSPC, "disk full")
+        raise failure
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from kinn.files import atomic_file
 from kinn.records import hardware, plain, versions, write_record
 
 
@@ -37,28 +35,6 @@ def test_what_is_no_json_leaves_no_file(tmp_path):
 
 def test_plain_keeps_integers_and_booleans():
     assert plain({"n": 3, "b": True, "s": "x", "none": None}) == {"n": 3, "b": True, "s": "x", "none": None}
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def write():
-        with atomic_file(path) as file:
-            file.write(b"half of the n")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write()
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_new_files_have_ordinary_rights(tmp_path):
-    (tmp_path / "ordinary").write_text("")
-    with atomic_file(tmp_path / "ours") as file:
-        file.write(b"x")
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 def test_machine_and_versions_are_plain():

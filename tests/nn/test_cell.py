@@ -29,14 +29,6 @@ def test_constant_drive_charges_exponentially(dt: float) -> None:
     torch.testing.assert_close(y, -torch.expm1(-decay * t) / decay, rtol=1e-12, atol=1e-15)
 
 
-def test_refined_grid_with_scaled_steps_is_the_same_circuit() -> None:
-    cell = KirchhoffCell(3, d_state=4, dt_rank=2).double()
-    x = torch.randn(2, 9, 3, dtype=torch.float64)
-    coarse = cell(x)
-    fine = cell(x.repeat_interleave(4, dim=1), dt_scale=0.25)
-    torch.testing.assert_close(fine[:, 3::4], coarse, rtol=1e-12, atol=1e-13)
-
-
 @pytest.mark.parametrize("injection", ["zoh", "euler"])
 def test_step_equals_forward(injection: str) -> None:
     cell = KirchhoffCell(5, d_state=3, dt_rank=2, injection=injection).double()

@@ -7,7 +7,7 @@ writes `results/rollout_settings/<name>.json` for each setting, but for those th
 ones (`v4`) at 1e-4, 64 x 64 (solved at 128 x 128), to t = 30: over twenty. `--table` prints what is there.
 
 The records there are of 40 flows to validate by, of which the recipes of the same seed have the last 20 among their
-test's. What those recipes took from here was decided again by `tune_recipes.py`, on the recipes' own validation part.
+test's; `tune_recipes.py` judges by the recipes' own validation part.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from kinn.files import atomic_file, write_text
 
 
 @pytest.mark.parametrize(
-    ("failure", "message"), [(OSError(errno.ENOSPC, "disk full"), r"disk full: '.*a\.txt'"), (KeyboardInterrupt(), None)]
+    ("failure", "message"),
+    [(OSError(errno.ENOSPC, "disk full"), r"disk full: '.*a\.txt'"), (KeyboardInterrupt(), None)],
 )
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, failure, message):
     path = tmp_path / "a.txt"

@@ -48,6 +48,18 @@ def test_a_wrong_gradient_is_refused(add):
     assert row["reason"].startswith("wrong: it differs from float64 by 1.0e-03")
 
 
+def test_what_is_wrong_at_full_size_alone_is_refused(add):
+    right = contenders.prepare("kinn", CPU)[0]
+
+    def scan(**arguments):
+        y = right(**arguments)
+        return torch.cat((y[:, :-1], 1.01 * y[:, -1:]), 1) if y.shape[1] > 299 else y
+
+    add("long", lambda: scan)
+    (result,) = bench_scans({"long": Shape(1, 320, 3, 2)}, CPU, MACHINE, repeats=2, contenders=["long"])
+    assert result["contenders"]["long"]["reason"].startswith("ArithmeticError: wrong at full size: it differs")
+
+
 @pytest.mark.parametrize("of", ["values", "gradients", "shapes"])
 def test_what_is_not_finite_or_of_another_shape_is_refused(add, of):
     class Bad(torch.autograd.Function):

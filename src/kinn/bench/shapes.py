@@ -38,9 +38,9 @@ class Shape(NamedTuple):
         """Bytes and operations of forward and backward."""
         return scan_cost(*self, backward=True, injection=injection)
 
-    def exact(self, injection: str) -> Callable[..., Any]:
-        """The definition."""
-        return lambda **tensors: selective_scan(**tensors, injection=injection, backend="reference")
+    def exact(self, injection: str, backend: str = "reference") -> Callable[..., Any]:
+        """The definition, or another backend of ours."""
+        return lambda **tensors: selective_scan(**tensors, injection=injection, backend=backend)
 
     def tensors(self, normal: Normal) -> dict[str, Tensor]:
         """Arguments from a function that draws normal ones."""
@@ -84,9 +84,9 @@ class CascadeShape(NamedTuple):
             self.b, self.side**2, self.d, self.n, self.cells, len(ROUTES), self.rank, injection=injection
         )
 
-    def exact(self, injection: str) -> Callable[..., Any]:
-        """The definition."""
-        return lambda **tensors: cascade_scan(**tensors, routes=ROUTES, injection=injection, backend="reference")
+    def exact(self, injection: str, backend: str = "reference") -> Callable[..., Any]:
+        """The definition, or another backend of ours."""
+        return lambda **tensors: cascade_scan(**tensors, routes=ROUTES, injection=injection, backend=backend)
 
     def tensors(self, normal: Normal) -> dict[str, Tensor]:
         """Arguments from a function that draws normal ones."""

@@ -182,6 +182,7 @@ def return_tile(
     lanes = size(zero)
     width = min(lanes, s.d - d)
     skip = load_first(pointer(at.D, E), d, width, zero) if at.D != 0 else zero
+    to_skip = zero  # summed by chunks first: a long sum in single precision loses digits
     for i in range(rows.size - 1, -1, -1):
         row = rows[i]
         if ahead is not None and i < ahead.size:
@@ -222,6 +223,8 @@ def return_tile(
         to_drive = fold(to_drive)
         if at.D != 0:
             to_drive = to_drive + skip * given
-            store(sum_dD, 0, load(sum_dD, 0, zero) + drive * given)
+            to_skip = to_skip + drive * given
         store_first(to_x, b * dx.batch + row * dx.row + d, width, to_drive)
         store_first(to_dt, b * ddt.batch + row * ddt.row + d, width, fold(to_step))
+    if at.D != 0:
+        store(sum_dD, 0, load(sum_dD, 0, zero) + to_skip)

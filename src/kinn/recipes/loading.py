@@ -140,7 +140,7 @@ def _open_public(path: Path, experiment: Experiment, samples: int) -> Data:
         raise ValueError(f"{path} holds fields of {came} channels, but experiment {experiment.name!r} needs one")
     if isinstance(dataset, TrajectoryDataset) and about is not None:
         unrolled = [experiment.tuned_to(variant).unroll for variant in experiment.variants]
-        least = about.n_history + max(*unrolled, *map(abs, experiment.field_steps))
+        least = about.n_history + max([*unrolled, *map(abs, experiment.field_steps)])
         if dataset.n_frames < least:
             raise ValueError(f"{path} has {dataset.n_frames} frames, but {experiment.name!r} needs at least {least}")
         if dataset.time is None and any(variant.solve for variant in experiment.variants):

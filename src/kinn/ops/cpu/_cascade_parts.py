@@ -13,7 +13,7 @@ from kinn.ops.cpu._functions import expm1_of_log2, softplus
 from kinn.ops.cpu._products import multiply, padded
 from kinn.ops.cpu._scan_tiles import recompute_tile, return_tile, scan_tile
 from kinn.ops.cpu._tiles import LOG2_E, lanes_of, part, sum_lanes
-from kinn.ops.cpu._vector import greater, load, pointer, size, smaller, splat, store, where_within, zeros
+from kinn.ops.cpu._vector import load, pointer, size, smaller, splat, store, where_within, zeros
 from kinn.ops.cpu.records import NARROW, TILE, Cells, Rows, Size
 from kinn.ops.path import Path
 
@@ -128,9 +128,9 @@ def cells_of(p, w, cell, x, projected, dt, checkpoints):
 @part
 def hold(zero, drive, largest, count):
     """Bound what drives the next cell; NaN stays."""
-    most, least = splat(zero, largest), splat(zero, -largest)
+    most = splat(zero, largest)
     for i in range(0, count, TILE):
-        store(drive, i, greater(least, smaller(most, load(drive, i, zero))))
+        store(drive, i, zero - smaller(most, zero - smaller(most, load(drive, i, zero))))
 
 
 @part

@@ -338,16 +338,6 @@ def smaller(typingctx, value, bound):
 
 
 @intrinsic
-def greater(typingctx, value, bound):
-    """`max(value, bound)` by lane; a NaN in `value` is passed over."""
-
-    def codegen(context, builder, signature, args):
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
-
-    return value(value, value), codegen
-
-
-@intrinsic
 def where_within(typingctx, value, drive, most):
     """`value` in the lanes where the size of `drive` is below `most`, or NaN; 0 elsewhere."""
 

@@ -31,19 +31,24 @@ def changed(experiment: recipes.Experiment, lr: float, options: argparse.Namespa
     return replace(
         experiment,
         optimizer=replace(experiment.optimizer, lr=lr),
-        training=replace(experiment.training, epochs=options.epochs),
+        training=replace(
+            experiment.training,
+            epochs=options.epochs,
+            batch_norm_batches=options.batch_norm_batches or experiment.training.batch_norm_batches,
+        ),
         rollout=rollout,
         unroll=options.unroll or experiment.unroll,
         normalize=options.normalize or experiment.normalize,
     )
 
 
-def settings(experiment: recipes.Experiment) -> dict[str, Any]:
+def settings(experiment: recipes.Experiment, options: argparse.Namespace) -> dict[str, Any]:
     """What a record is about, beside recipe and variant."""
     found: dict[str, Any] = {"lr": experiment.optimizer.lr, "epochs": experiment.training.epochs}
     if experiment.rollout:
         found |= {"unroll": experiment.unroll, "increments": experiment.rollout.predict_increment}
-    return {**found, "normalize": experiment.normalize}
+    given = {name: getattr(options, name) for name in ("couplings", "batch_norm_batches") if getattr(options, name)}
+    return {**found, "normalize": experiment.normalize, **given}
 
 
 def command(recipe: str, variant: str, about: dict[str, Any]) -> str:
@@ -51,12 +56,21 @@ def command(recipe: str, variant: str, about: dict[str, Any]) -> str:
     words = f"--variants '{variant}' --lr {about['lr']:g} --epochs {about['epochs']} --normalize {about['normalize']}"
     if "unroll" in about:
         words += f" --unroll {about['unroll']}" + (" --increments" if about["increments"] else "")
+    words += "".join(
+        f" --{name.replace('_', '-')} {about[name]}" for name in ("couplings", "batch_norm_batches") if name in about
+    )
     return f"python benchmarks/tune_recipes.py {recipe} {words}"
 
 
-def measure(experiment: recipes.Experiment, variant: recipes.Variant, parts: dict[str, Any], run: Path) -> dict:
+def measure(
+    experiment: recipes.Experiment,
+    variant: recipes.Variant,
+    parts: dict[str, Any],
+    run: Path,
+    couplings: dict[str, str],
+) -> dict:
     """Train; the errors on the validation part."""
-    variant = replace(variant, lr=None, unroll=None)
+    variant = replace(variant, lr=None, unroll=None, arguments=variant.arguments | couplings)
     task, fitted = train_variant(experiment, variant, experiment.training, parts, run, progress=True)
     found = evaluate(task, parts["validation"])
     return {
@@ -72,11 +86,11 @@ def table() -> None:
     """The records as Markdown tables, one for each recipe."""
     for folder in sorted(RESULTS.iterdir()):
         records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        names = list(records[0]["settings"])
+        names = list({name: None for record in records for name in record["settings"]})
         print(f"\n{folder.name}, {records[0]['primary_metric']}\n\n| Model | {' | '.join(names)} | Error |")
         print("| :--- |" + " ---: |" * (len(names) + 1))
         for record in sorted(records, key=lambda r: (r["variant"], r["metrics"][r["primary_metric"]])):
-            cells = [record["variant"], *(str(value) for value in record["settings"].values())]
+            cells = [record["variant"], *(str(record["settings"].get(name, "")) for name in names)]
             print(f"| {' | '.join(cells)} | {record['metrics'][record['primary_metric']]:.4g} |")
 
 
@@ -89,6 +103,8 @@ def main() -> None:
     parser.add_argument("--increments", action="store_true", help="predict what a step adds, on flows")
     parser.add_argument("--unroll", type=int, help="steps unrolled, on flows")
     parser.add_argument("--normalize", choices=("none", "min-max", "standard"))
+    parser.add_argument("--couplings", choices=("free", "bounded"), help="of models with Kirchhoff cells")
+    parser.add_argument("--batch-norm-batches", type=int, help="batches that give batch norms their statistics")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
@@ -98,14 +114,15 @@ def main() -> None:
     for variant in base.variants:
         if variant.solve or (options.variants and variant.name not in options.variants):
             continue
+        couplings = {"couplings": options.couplings} if options.couplings else {}
         for lr in options.lr:
             experiment = changed(base, lr, options)
-            about = settings(experiment)
+            about = settings(experiment, options)
             words = "-".join(f"{key}-{value}" for key, value in about.items())
             slug = "".join(c if c.isalnum() or c in ".-" else "-" for c in f"{variant.name}-{words}".lower())
             record = RESULTS / options.recipe / f"{slug}.json"
             if not record.exists():
-                found = measure(experiment, variant, parts, WORK / options.recipe / slug)
+                found = measure(experiment, variant, parts, WORK / options.recipe / slug, couplings)
                 header = {
                     "kind": "tuning",
                     "recipe": options.recipe,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kinn.nn import Downsample, FilteredActivation, Upsample
-from kinn.nn.resample import kaiser_attenuation, kaiser_beta
+from kinn.ops.resampling import kaiser_attenuation, kaiser_beta
 
 
 def centres(n: int) -> Tensor:

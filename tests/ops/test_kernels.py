@@ -13,6 +13,7 @@ from kinn.ops.cpu import (
     _cascade_kernels,
     _cascade_parts,
     _evolution_kernels,
+    _filter_kernels,
     _functions,
     _gate_kernels,
     _mix_kernels,
@@ -34,7 +35,9 @@ def test_the_kernels_name_the_code_that_they_inline():
         for module in (_vector, _functions, records, _tiles, _scan_tiles, _cascade_parts, _products, _rows)
     )
     digest = hashlib.sha256(parts).hexdigest()[:16]
-    for kernels in (_scan_kernels, _cascade_kernels, _mlp_kernels, _evolution_kernels, _gate_kernels, _mix_kernels):
+    for kernels in (
+        _scan_kernels, _cascade_kernels, _mlp_kernels, _evolution_kernels, _filter_kernels, _gate_kernels, _mix_kernels
+    ):  # fmt: skip
         assert digest == kernels.PARTS_SHA256
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from kinn.nn.resample import kaiser_beta
+from kinn.ops.resampling import kaiser_beta
 from kinn.ops.shapes import expect_positive
 
 if TYPE_CHECKING:

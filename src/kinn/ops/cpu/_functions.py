@@ -1,4 +1,4 @@
-"""Elementary functions of short vectors: exponentials, softplus, sigmoid, GELU.
+"""Elementary functions of short vectors: exponentials, softplus, sigmoid, GELU, leaky ReLU.
 
 Each is written out in additions and multiplications, so that it costs the same for every lane and NaN propagates.
 """
@@ -175,6 +175,18 @@ def gelu_and_slope(typingctx, x):
         return context.make_tuple(builder, signature.return_type, (builder.fmul(args[0], below), slope))
 
     return types.UniTuple(x, 2)(x), codegen
+
+
+@intrinsic
+def leaky_and_slope(typingctx, x, below):
+    """`x` where it is positive, `below x` elsewhere, and its derivative."""
+
+    def codegen(context, builder, signature, args):
+        positive = builder.fcmp_ordered(">", args[0], constant(x, 0.0))
+        slope = builder.select(positive, constant(x, 1.0), args[1])
+        return context.make_tuple(builder, signature.return_type, (builder.fmul(args[0], slope), slope))
+
+    return types.UniTuple(x, 2)(x, x), codegen
 
 
 @intrinsic

@@ -81,6 +81,16 @@ def pointer(typingctx, address, like):
     return result(types.int64, like), codegen
 
 
+@intrinsic
+def element(typingctx, source, index):
+    """`source[index]` of a plain pointer, from no end but its beginning."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(builder.gep(args[0], [args[1]]))
+
+    return source.dtype(source, types.int64), codegen
+
+
 @intrinsic(prefer_literal=True)
 def zeros(typingctx, like, lanes):
     """`lanes` zeros (an integer constant) of the element type of `like`; other functions take their type from it."""

@@ -63,7 +63,7 @@ def _unavailable() -> str | None:
 
 
 def load_kernels(name: str) -> Any:
-    """The module of the kernels of an operator or a layer: "scan", "cascade", "gate", "evolution", "mix" or "mlp"."""
+    """The module of the kernels of an operator or a layer: "scan", "cascade", "filter", "gate" and so on."""
     reason = unavailable()
     if reason is not None:
         raise RuntimeError(f"kinn: the operator has no kernel: {reason}")

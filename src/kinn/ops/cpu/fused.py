@@ -67,12 +67,15 @@ def register(
         return [next(tensors if is_tensor else options) for is_tensor in tensor]
 
     def empty_like(like, arguments):
-        return tuple(like.new_empty(() if t is None else t.shape) for t in split(arguments)[0])
+        return unless_one([like.new_empty(() if t is None else t.shape) for t in split(arguments)[0]])
+
+    def unless_one(found):
+        return tuple(found) if len(found) > 1 else found[0]  # a schema with one result has no tuple
 
     def first_order(dy, *arguments):
         given = split(arguments)[0]
         gradients = backward(dy, *arguments)
-        return tuple(dy.new_empty(()) if t is None else g for t, g in zip(given, gradients, strict=True))
+        return unless_one([dy.new_empty(()) if t is None else g for t, g in zip(given, gradients, strict=True)])
 
     operator = torch.library.custom_op(
         f"kinn::{name}", forward, mutates_args=(), device_types="cpu", schema=f"({schema}) -> Tensor"
@@ -95,6 +98,7 @@ def register(
     def gradients(ctx, dy):
         tensors: Any = ctx.saved_tensors
         found = derivative(dy, *merge(tensors, ctx.options))
+        found = (found,) if isinstance(found, Tensor) else found
         return tuple(merge([None if t is None else g for t, g in zip(tensors, found)], [None] * len(ctx.options)))
 
     def save_first_order(ctx, inputs, output):

@@ -1,0 +1,88 @@
+"""The filtered activation on the CPU: the torch operators `kinn::filtered_activation` and its backward."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+
+from kinn.ops.cpu.compiled import load_kernels, run_items
+from kinn.ops.cpu.fused import addresses_of, register
+from kinn.ops.cpu.records import WIDE
+from kinn.ops.resampling import BEHIND, filter_matrix, filtered_reference, resampled
+
+_INTEGERS = np.empty(0, np.int64)
+_LIKE = np.empty(0, np.float32)
+_LEAST_ROWS = 8  # of a piece: the fine rows at its ends are made twice
+
+
+def _shape(x, activation, slope, rate, half_width, periodic):
+    return (len(x), *(resampled(2 * n, BEHIND[rate]) for n in x.shape[1:3]), x.shape[3])
+
+
+def _forward(x, activation, slope, rate, half_width, periodic):
+    """Compiled counterpart of :func:`kinn.ops.resampling.filtered_reference`."""
+    kernels = load_kernels("filter")
+    x, y = x.contiguous(), x.new_empty(_shape(x, activation, slope, rate, half_width, periodic))
+    plan, items, work = _plan(kernels, x, y, y.shape[1], activation, slope, rate, half_width, periodic)
+    run_items(kernels.forward, items, work, plan, *addresses_of(x, y), like=_LIKE)
+    return y
+
+
+def _backward(dy, x, activation, slope, rate, half_width, periodic):
+    kernels = load_kernels("filter")
+    x, dy = x.contiguous(), dy.contiguous()
+    dx = torch.empty_like(x)
+    plan, items, work = _plan(kernels, x, dy, x.shape[1], activation, slope, rate, half_width, periodic)
+    run_items(kernels.backward, items, work, plan, *addresses_of(x, dy, dx), like=_LIKE)
+    return (dx,)
+
+
+filtered_cpu = register(
+    "filtered_activation",
+    "Tensor x, str activation, float slope, float rate, int half_width, bool periodic",
+    shape=_shape,
+    forward=_forward,
+    backward=_backward,
+    reference=filtered_reference,
+)
+
+
+def _plan(kernels, x, y, rows, activation, slope, rate, half_width, periodic):
+    """The kernels' plan, how many items of work it has, and what they are worth."""
+    b, h, w, c = x.shape
+    groups = b * -(-c // WIDE)
+    wanted = -(-torch.get_num_threads() // max(groups, 1))
+    pieces = max(1, min(wanted, rows // _LEAST_ROWS))
+    kinds = {"silu": kernels.SILU, "gelu": kernels.GELU, "leaky_relu": kernels.LEAKY}
+    plan = kernels.Plan(
+        kinds[activation], slope, h, w, c, y.shape[1], y.shape[2], pieces, rate != 2, _INTEGERS, _LIKE,
+        *_bands(h, w, BEHIND[rate], half_width, periodic)[0],
+    )  # fmt: skip
+    return plan, groups * pieces, 64 * x.numel()
+
+
+@functools.lru_cache(maxsize=256)
+def _bands(h, w, kind, half_width, periodic):
+    """Bands of the matrices along both axes, up and down, and of their transposes."""
+    up = [filter_matrix(n, "up", half_width, periodic) for n in (h, w)]
+    down = [filter_matrix(2 * n, kind, half_width, periodic) for n in (h, w)]
+    bands, alive = zip(*(_band(m.T if back else m) for back in (False, True) for m in (*up, *down)))
+    return (bands[0:2], bands[2:4], bands[4:6], bands[6:8]), alive
+
+
+def _band(matrix):
+    """The entries of a banded matrix; rows with fewer than others repeat a column, with no weight."""
+    kernels = load_kernels("filter")
+    there = matrix != 0
+    taps = max(1, there.sum(1).max(initial=0))
+    taps += -taps % kernels.UNROLLED
+    matrix = np.pad(matrix, ((0, 0), (0, max(0, taps - matrix.shape[1]))))
+    there = matrix != 0
+    columns = np.argsort(~there, axis=1, kind="stable")[:, :taps]
+    lacking = ~np.take_along_axis(there, columns, 1)
+    columns = np.where(lacking, columns[:, :1], columns)
+    weights = np.where(lacking, 0, np.take_along_axis(matrix, columns, 1))
+    columns, weights = np.ascontiguousarray(columns, np.int64), np.ascontiguousarray(weights, np.float32)
+    return kernels.Band(*columns.shape, columns.ctypes.data, weights.ctypes.data), (columns, weights)

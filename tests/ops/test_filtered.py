@@ -1,0 +1,168 @@
+"""The compiled filtered activation against the plain one in float64, and who gets which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kinn.nn import FilteredActivation
+from kinn.ops import filtered, filtered_activation, use_backend
+from kinn.ops.cpu import filtered_cpu
+from kinn.ops.resampling import filtered_reference
+
+ACTIVATIONS = {"silu": torch.nn.SiLU(), "gelu": torch.nn.GELU(), "leaky_relu": torch.nn.LeakyReLU(0.2)}
+
+
+def field(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def differentiate(function, x, *options):
+    """The value, and the gradient for a given one of the value."""
+    leaf = x.detach().requires_grad_()
+    y = function(leaf, *options)
+    given = field(*y.shape, seed=1).to(y.dtype)
+    return y, *torch.autograd.grad(y, leaf, given)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("rate", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_values_and_gradients(activation, rate, periodic):
+    shapes = (0, 8, 8, 3), (1, 2, 2, 1), (2, 8, 12, 16), (1, 34, 10, 17), (1, 16, 32, 49), (1, 2, 40, 33)
+    for shape in (*shapes, *(() if rate == 0.5 else [(2, 1, 1, 3), (1, 7, 1, 2), (2, 9, 33, 20)])):
+        for half_width in (3, 1, 5):
+            options = activation, 0.2, rate, half_width, periodic
+            x = field(*shape)
+            got, exact = (
+                differentiate(filtered_cpu, x, *options),
+                differentiate(filtered_reference, x.double(), *options),
+            )
+            for value, reference in zip(got, exact, strict=True):
+                assert value.shape == reference.shape
+                scale = reference.abs().max().item() if reference.numel() else 1.0
+                torch.testing.assert_close(value.double(), reference, rtol=0, atol=2e-6 * scale)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_is_not_a_number_stays_within_reach(activation):
+    """The full matrices would spread it over the whole grid."""
+    x = field(1, 32, 32, 3)
+    x[0, 16, 16, 1] = torch.nan
+    y, gradient = differentiate(filtered_cpu, x, activation, 0.2, 1.0, 3, False)
+    for result in (y, gradient) if activation != "leaky_relu" else (y,):  # its slope is one of two numbers
+        spoilt = result.isnan().nonzero()
+        assert set(spoilt[:, 3].tolist()) == {1}
+        assert spoilt[:, 1:3].min() >= 16 - 7
+        assert spoilt[:, 1:3].max() <= 16 + 7
+    assert y[0, 16, 16, 1].isnan()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_small_and_large_fields(activation):
+    for size in (1e-30, 1e-6, 1e6, 1e30):
+        x = size * field(1, 16, 16, 5)
+        options = activation, 0.2, 1.0, 3, False
+        got, exact = differentiate(filtered_cpu, x, *options), differentiate(filtered_reference, x.double(), *options)
+        for value, reference in zip(got, exact, strict=True):
+            torch.testing.assert_close(value.double(), reference, rtol=0, atol=2e-6 * reference.abs().max().item())
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_same_bits_every_time_on_any_number_of_threads(threads, batch):
+    x, options = field(batch, 64, 48, 40), ("silu", 0.0, 1.0, 3, False)
+    threads(1)
+    first = differentiate(filtered_cpu, x, *options)
+    for number in (2, 4, 4, 7):
+        threads(number)
+        assert all(map(torch.equal, differentiate(filtered_cpu, x, *options), first))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_second_derivative(activation):
+    def curvature(function, x):
+        leaf = x.detach().requires_grad_()
+        y = function(leaf, activation, 0.2, 1.0, 3, False)
+        given = torch.ones_like(y).requires_grad_()
+        (first,) = torch.autograd.grad(y, leaf, given, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), [given, leaf], allow_unused=True, materialize_grads=True)
+
+    x = field(1, 8, 10, 2)
+    for got, expected in zip(curvature(filtered_cpu, x), curvature(filtered_reference, x.double()), strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_strided_input_and_gradient():
+    x, options = field(3, 16, 20, 6), ("silu", 0.0, 1.0, 3, False)
+    expected = differentiate(filtered_cpu, x, *options)
+    strided = x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+    assert all(map(torch.equal, differentiate(filtered_cpu, strided, *options), expected))
+    leaf = x.requires_grad_()
+    filtered_cpu(leaf, *options).sum().backward()  # the gradient that arrives is one number, expanded
+    assert leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 2.0])
+def test_opcheck(rate):
+    x = field(2, 8, 6, 3).requires_grad_()
+    options = "leaky_relu", 0.2, rate, 3, False
+    torch.library.opcheck(torch.ops.kinn.filtered_activation, (x, *options))
+    torch.library.opcheck(
+        torch.ops.kinn.filtered_activation_backward,
+        (field(2, int(8 * rate), int(6 * rate), 3), x, *options),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_who_gets_the_kernels(monkeypatch):
+    calls = []
+    monkeypatch.setattr(filtered, "filtered_cpu", lambda *arguments: calls.append(1) or filtered_cpu(*arguments))
+    x, layer = torch.rand(2, 32, 32, 3), FilteredActivation(torch.nn.SiLU())
+
+    def took(function) -> bool:
+        calls.clear()
+        function()
+        return bool(calls)
+
+    assert took(lambda: layer(x))
+    for known in (torch.nn.GELU(), torch.nn.ReLU(), torch.nn.LeakyReLU()):
+        assert took(lambda known=known: FilteredActivation(known)(x))
+    for other in (torch.nn.Tanh(), torch.nn.GELU("tanh")):
+        assert not took(lambda other=other: FilteredActivation(other)(x))
+    with use_backend("reference"):
+        assert not took(lambda: layer(x))
+    assert not took(lambda: layer(x[:, :, :4]))
+    assert not took(lambda: layer(x.view(2, 1024, 3)))
+    assert not took(lambda: layer(x.double()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not took(lambda: layer(x))
+    assert not took(lambda: torch.func.vmap(layer)(x[None]))
+    assert not took(lambda: torch.export.export(layer, (x,)))
+    with torch.autograd.forward_ad.dual_level():
+        assert not took(lambda: layer(torch.autograd.forward_ad.make_dual(x, x)))
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, 2])
+@pytest.mark.parametrize("module", [*ACTIVATIONS.values(), torch.nn.ReLU(), torch.nn.GELU("tanh")])
+def test_module_is_the_activation_between_filters(module, rate):
+    class Other(torch.nn.Module):
+        """The same function, which the fused operation does not know."""
+
+        def forward(self, x):
+            return module(x)
+
+    x = field(1, 32, 24, 5)
+    fused, plain = (FilteredActivation(a, rate=rate, periodic=True)(x) for a in (module, Other()))
+    torch.testing.assert_close(fused, plain, rtol=0, atol=3e-6)
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="activation must be one of 'silu', 'gelu', 'leaky_relu', got 'tanh'"):
+        filtered_activation(torch.rand(1, 8, 8, 1), "tanh")
+    with pytest.raises(ValueError, match=r"rate must be 0\.5, 1 or 2, got 3"):
+        filtered_activation(torch.rand(1, 8, 8, 1), "silu", rate=3)
+    with pytest.raises(ValueError, match="half_width of a resampling filter must be at least 1, got 0"):
+        filtered_activation(torch.rand(1, 8, 8, 1), "silu", half_width=0)
+    with pytest.raises(ValueError, match=r"needs even grid sizes, got \(9, 8\)"):
+        filtered_activation(torch.rand(1, 9, 8, 1), "silu", rate=0.5)

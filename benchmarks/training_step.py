@@ -1,4 +1,4 @@
-"""Time and memory of whole training steps: ours beside Li's FNO, and a block beside itself without its scan.
+"""Time and memory of whole training steps: ours beside Li's FNO, and models beside themselves with a part changed.
 
     python benchmarks/training_step.py [--device cpu | cuda] [--repeats 15] [--threads 2] [--output FILE]
 
@@ -22,8 +22,8 @@ from peers.li_fno import LiFNO
 from torch import nn
 
 from kinn.bench import peak_memory, summary, take_turns
-from kinn.models import FKNO, FNO
-from kinn.nn import KirchhoffBlock
+from kinn.models import CNO, FKNO, FNO, UKNO
+from kinn.nn import FilteredActivation, KirchhoffBlock
 from kinn.records import write_record
 
 
@@ -47,14 +47,37 @@ def features(block: type[KirchhoffBlock]):
     return block(96, d_state=1, dt_rank=6), x, torch.randn_like(x)
 
 
+def plainly(model: nn.Module):
+    """The same model, with activations that the fused operation does not know."""
+    for module in model.modules():
+        if isinstance(module, FilteredActivation):
+            module.activation = nn.Sequential(module.activation)
+    return model
+
+
+def scalars(model: nn.Module):
+    return model, torch.randn(20, 1, 64, 64), torch.randn(20, 1, 64, 64)
+
+
 STEPS = {
     "Li's FNO": lambda: channels_last(LiFNO(10, 1)),
     "FNO": lambda: fields(FNO(10, 1)),
     "FKNO-4": lambda: fields(FKNO(10, 1)),
+    "CNO": lambda: scalars(CNO(1, 1)),
+    "CNO, full matrices": lambda: scalars(plainly(CNO(1, 1))),
+    "UKNO": lambda: scalars(UKNO(1, 1)),
+    "UKNO, full matrices": lambda: scalars(plainly(UKNO(1, 1))),
     "block": lambda: features(KirchhoffBlock),
     "block without scan": lambda: features(WithoutScan),
 }
-RATIOS = [("FNO", "Li's FNO"), ("FKNO-4", "Li's FNO"), ("FKNO-4", "FNO"), ("block", "block without scan")]
+RATIOS = [
+    ("FNO", "Li's FNO"),
+    ("FKNO-4", "Li's FNO"),
+    ("FKNO-4", "FNO"),
+    ("CNO", "CNO, full matrices"),
+    ("UKNO", "UKNO, full matrices"),
+    ("block", "block without scan"),
+]
 
 
 def prepare(name: str, device: str):

@@ -16,10 +16,8 @@ _SIZES: dict[str, dict[str, int]] = {
 _RESOLUTION = {"demo": 32, "small": 32, "paper": 64}
 _TRAINING: dict[str, dict[str, Any]] = {
     "demo": {"epochs": 1, "batch_size": 16},
-    # Statistics of all samples for the batch norms: those of a half differ more than the orders do.
-    "small": {"epochs": 30, "batch_size": 16, "batch_norm_batches": 64},
-    # No patience: the error falls when one-cycle ends.
-    "paper": {"epochs": 1000, "batch_size": 16, "batch_norm_batches": 64},
+    "small": {"epochs": 30, "batch_size": 16},
+    "paper": {"epochs": 1000, "batch_size": 16},  # no patience: the error falls when one-cycle ends
 }
 _CNO = {
     "relative_l1_median_normalized": 0.21,

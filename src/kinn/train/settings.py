@@ -93,7 +93,7 @@ class TrainSettings:
     workers: int = 0
     compile: Literal["auto", "none", "kernels", "cuda-graphs"] = "auto"
     deterministic: bool = False
-    batch_norm_batches: int = 32
+    batch_norm_batches: int = 64
     log_every: int = 10
     checkpoint_every: int = 1
 

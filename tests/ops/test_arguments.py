@@ -131,6 +131,7 @@ def test_layers_without_a_compiler_say_so_once(monkeypatch):
     with pytest.warns(UserWarning, match="fused layers run as plain PyTorch, because numba is on holiday") as seen:
         y = [kinn.ops.channel_mix(x, x, weight, None) for _ in range(2)]
     assert len(seen) == 1
+    assert seen[0].filename == __file__
     monkeypatch.undo()
     torch.testing.assert_close(y[0], kinn.ops.channel_mix(x, x, weight, None))
     kinn.ops.backends._warn_once.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,11 @@ _warn_slow._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMembe
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    warnings.warn(f"kinn: {message}", stacklevel=6)
+    """Warn, in the name of the first caller who is neither kinn nor torch."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("kinn", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"kinn: {message}", stacklevel=level)
 
 
 def check_option(where: str, name: str, value: str, known: tuple[str, ...]) -> None:

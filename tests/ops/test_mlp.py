@@ -213,6 +213,11 @@ def test_mix(gelu, bias, rows, inputs, outputs):
         torch.testing.assert_close(value.double(), exact, rtol=0, atol=2e-6 * scale)
     if rows == 65:
         torch.library.opcheck(torch.ops.kinn.channel_mix, [t.requires_grad_() if t is x else t for t in arguments])
+        torch.library.opcheck(
+            torch.ops.kinn.channel_mix_backward,
+            (torch.ones(rows, outputs), *arguments),
+            test_utils=("test_schema", "test_faketensor"),
+        )
 
 
 def test_mix_is_the_sum_of_its_parts():

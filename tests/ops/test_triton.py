@@ -179,6 +179,18 @@ def test_opcheck(make, skip):
     torch.library.opcheck(torch.ops.kinn.selective_scan_triton, inputs)
 
 
+@pytest.mark.parametrize("skip", [True, False])
+def test_opcheck_backward(make, skip):
+    x, dt, a, B, C, D = make(1, (6,), 2, 2).values()
+    path = 3, 2, 1, not skip, True
+    y, state, kept = torch.ops.kinn.selective_scan_triton(x, dt, a, B, C, D if skip else None, None, *path, True, True)
+    torch.library.opcheck(
+        torch.ops.kinn.selective_scan_triton_backward,
+        (y, state if skip else None, x, dt, a, B, C, D if skip else None, kept, *path, True),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
 class Scan(torch.nn.Module):
     def __init__(self):
         super().__init__()

@@ -25,11 +25,17 @@ UNROLLED = 6  # taps of a band come in as many
 
 
 class Band(NamedTuple):
-    """A banded matrix: for each of its rows the same number of columns and of weights, `(rows, taps)` by address."""
+    """A banded matrix: for each of its rows the same number of columns and of weights, `(rows, taps)` by address.
+
+    Where one column after the other is made, `ring` of them are kept: `slots` are the columns modulo that number, those
+    of one row all different.
+    """
 
     rows: int
     taps: int  # a multiple of UNROLLED
+    ring: int
     columns: int
+    slots: int
     weights: int
 
 
@@ -84,13 +90,13 @@ def _columns_of(zero, plan, band, source, out, begin):
 
 @part
 def _result_of(zero, plan, band, row, fine, width, target, start, channels, count):
-    """A row of the result, from the fine rows `(.., width)` that it wants."""
-    columns, weights = pointer(band.columns, plan.integers), pointer(band.weights, plan.floats)
+    """A row of the result, from the ring of fine rows `(ring, width)`."""
+    slots, weights = pointer(band.slots, plan.integers), pointer(band.weights, plan.floats)
     for j in range(width):
         total = zero
         for k in range(row * band.taps, (row + 1) * band.taps, UNROLLED):
             for q in range(k, k + UNROLLED):
-                at = (element(columns, q) * width + j) * size(zero)
+                at = (element(slots, q) * width + j) * size(zero)
                 total = total + splat_each(zero, weights, q) * load(fine, at, zero)
         store_first(target, start + (row * width + j) * channels, count, total)
 
@@ -145,17 +151,18 @@ def _image(zero, plan, source, start, target, to, first, last, count, like):
             for j in range(2 * width):
                 store_first(target, to + (2 * i * width + j) * channels, count, load(row, j * lanes, zero))
         return
-    wanted, taps = pointer(plan.down[0].columns, plan.integers), plan.down[0].taps
-    kept, made = scratch(2 * plan.height * plan.out_width * lanes, like), np.zeros(2 * plan.height, np.bool_)
+    band = plan.down[0]
+    wanted, slots = pointer(band.columns, plan.integers), pointer(band.slots, plan.integers)
+    kept, held = scratch(band.ring * plan.out_width * lanes, like), np.full(band.ring, -1)
     for i in range(first, last):
-        for k in range(i * taps, (i + 1) * taps):
-            r = element(wanted, k)
-            if not made[r]:
-                made[r] = True
+        for k in range(i * band.taps, (i + 1) * band.taps):
+            r, slot = element(wanted, k), element(slots, k)
+            if held[slot] != r:
+                held[slot] = r
                 _fine_row(zero, plan, r, source, start, count, coarse, row)
                 _activate(zero, plan, row, 2 * width)
-                _columns_of(zero, plan, plan.down[1], row, kept, r * plan.out_width * lanes)
-        _result_of(zero, plan, plan.down[0], i, kept, plan.out_width, target, to, channels, count)
+                _columns_of(zero, plan, plan.down[1], row, kept, slot * plan.out_width * lanes)
+        _result_of(zero, plan, band, i, kept, plan.out_width, target, to, channels, count)
 
 
 @part
@@ -164,13 +171,14 @@ def _return_image(zero, plan, source, start, given, to, target, first, last, cou
     lanes, width, channels = size(zero), plan.width, plan.channels
     coarse, row = scratch(width * lanes, like), scratch(2 * width * lanes, like)
     back, gradient = scratch(plan.out_width * lanes, like), scratch(2 * width * lanes, like)
-    wanted, taps = pointer(plan.up_back[0].columns, plan.integers), plan.up_back[0].taps
-    kept, made = scratch(2 * plan.height * width * lanes, like), np.zeros(2 * plan.height, np.bool_)
+    band = plan.up_back[0]
+    wanted, slots = pointer(band.columns, plan.integers), pointer(band.slots, plan.integers)
+    kept, held = scratch(band.ring * width * lanes, like), np.full(band.ring, -1)
     for i in range(first, last):
-        for k in range(i * taps, (i + 1) * taps):
-            r = element(wanted, k)
-            if not made[r]:
-                made[r] = True
+        for k in range(i * band.taps, (i + 1) * band.taps):
+            r, slot = element(wanted, k), element(slots, k)
+            if held[slot] != r:
+                held[slot] = r
                 _fine_row(zero, plan, r, source, start, count, coarse, row)
                 if plan.filtered:
                     _rows_of(zero, plan, plan.down_back[0], r, given, to, plan.out_width, channels, count, back)
@@ -180,8 +188,8 @@ def _return_image(zero, plan, source, start, given, to, target, first, last, cou
                         at = to + (2 * r * width + j) * channels
                         store(gradient, j * lanes, load_first(given, at, count, zero))
                 _return_activation(zero, plan, row, gradient, 2 * width)
-                _columns_of(zero, plan, plan.up_back[1], gradient, kept, r * width * lanes)
-        _result_of(zero, plan, plan.up_back[0], i, kept, width, target, start, channels, count)
+                _columns_of(zero, plan, plan.up_back[1], gradient, kept, slot * width * lanes)
+        _result_of(zero, plan, band, i, kept, width, target, start, channels, count)
 
 
 @kernel

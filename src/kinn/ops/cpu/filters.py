@@ -73,16 +73,22 @@ def _bands(h, w, kind, half_width, periodic):
 
 
 def _band(matrix):
-    """The entries of a banded matrix; rows with fewer than others repeat a column, with no weight."""
+    """The entries of a banded matrix, and what keeps them alive; rows with fewer than others repeat one, unweighted."""
     kernels = load_kernels("filter")
     there = matrix != 0
     taps = max(1, there.sum(1).max(initial=0))
-    taps += -taps % kernels.UNROLLED
-    matrix = np.pad(matrix, ((0, 0), (0, max(0, taps - matrix.shape[1]))))
-    there = matrix != 0
     columns = np.argsort(~there, axis=1, kind="stable")[:, :taps]
     lacking = ~np.take_along_axis(there, columns, 1)
-    columns = np.where(lacking, columns[:, :1], columns)
     weights = np.where(lacking, 0, np.take_along_axis(matrix, columns, 1))
-    columns, weights = np.ascontiguousarray(columns, np.int64), np.ascontiguousarray(weights, np.float32)
-    return kernels.Band(*columns.shape, columns.ctypes.data, weights.ctypes.data), (columns, weights)
+    columns = np.where(lacking, columns[:, :1], columns)
+    more = ((0, 0), (0, -taps % kernels.UNROLLED))
+    columns, weights = np.pad(columns, more, mode="edge"), np.pad(weights, more)
+    ring = next(r for r in range(taps, 2 * matrix.shape[1] + taps) if _apart(columns, r))
+    alive = [np.ascontiguousarray(a, t) for a, t in ((columns, int), (columns % ring, int), (weights, np.float32))]
+    return kernels.Band(*columns.shape, ring, *(a.ctypes.data for a in alive)), alive
+
+
+def _apart(columns, ring):
+    """Whether the columns of every row stay different modulo `ring`."""
+    columns, slots = np.sort(columns, 1), np.sort(columns % ring, 1)
+    return bool((np.diff(columns, axis=1) != 0).sum() == (np.diff(slots, axis=1) != 0).sum())

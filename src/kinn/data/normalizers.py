@@ -213,6 +213,8 @@ def _constant(value: float | Tensor, name: str) -> Tensor:
 
 def _checked(x: Tensor, constant: Tensor) -> Tensor:
     """`x`, if it has the channels of the constant: broadcasting would make several of one."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected fields as a torch.Tensor, got {type(x).__name__}: torch.as_tensor makes one")
     axes = constant.dim()
     if axes and (x.dim() < axes or x.shape[-axes] != constant.shape[0]):
         raise ValueError(

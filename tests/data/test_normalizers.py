@@ -64,7 +64,7 @@ def test_fields_of_other_channels_are_refused(shape: tuple[int, ...]) -> None:
         for function in (normalizer.encode, normalizer.decode):
             with pytest.raises(ValueError, match=r"expected fields of 2 channels on a grid of 2 axes.*got the shape"):
                 function(torch.randn(shape))
-            with pytest.raises(TypeError, match="expected fields as a torch.Tensor, got ndarray"):
+            with pytest.raises(TypeError, match=r"expected fields as a torch\.Tensor, got ndarray"):
                 function(fields.numpy())  # pyright: ignore[reportArgumentType]
     Standard.fit(fields, per_channel=False).encode(torch.randn(shape))  # one constant fits all
     with pytest.raises(TypeError, match="got ndarray"):

@@ -144,7 +144,7 @@ def test_works_for_training_after_inference() -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match=r"rate must be 0\.5, 1 or 2, got 3"):
         FilteredActivation(torch.nn.SiLU(), rate=3)
-    with pytest.raises(ValueError, match="half_width of a resampling filter must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="Upsample: half_width must be a whole number of at least 1, got 0"):
         Upsample(half_width=0)
     with pytest.raises(ValueError, match=r"needs even grid sizes, got \(4, 5\)"):
         Downsample()(torch.zeros(1, 4, 5, 1))

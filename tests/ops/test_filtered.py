@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -115,6 +117,51 @@ def test_opcheck(rate):
     )
 
 
+def test_threads_that_meet_a_new_size_together(threads):
+    """The cache of the filters keeps those of one: the others' must live as long as their kernels run."""
+    threads(1)
+    for n in range(40, 60):
+        x, together, results = field(1, n, n, 8), threading.Barrier(4), []
+
+        def run(x=x, together=together, results=results):
+            together.wait()
+            results.append(filtered_cpu(x, "silu", 0.0, 1.0, 3, False))
+
+        runs = [threading.Thread(target=run) for _ in range(4)]
+        for thread in runs:
+            thread.start()
+        for thread in runs:
+            thread.join()
+        expected = filtered_reference(x, "silu", 0.0, 1.0, 3, False)
+        assert len(results) == 4
+        for y in results:
+            torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)
+
+
+def test_compiled_and_exported_for_any_size():
+    """In one graph, whose sizes the kernels' conditions do not bind."""
+    layer, shapes = FilteredActivation(torch.nn.SiLU()), [(2, 32, 24, 3), (3, 6, 10, 3), (5, 4, 6, 3)]
+    torch.compiler.reset()
+    graphs = []
+    compiled = torch.compile(
+        layer, fullgraph=True, dynamic=True, backend=lambda graph, inputs: graphs.append(1) or graph.forward
+    )
+    for shape in shapes:
+        torch.testing.assert_close(compiled(field(*shape)), layer(field(*shape)), rtol=0, atol=3e-6)
+    assert len(graphs) == 1
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(layer, (field(2, 6, 8, 3),), dynamic_shapes=({0: batch},), strict=True)
+    torch.testing.assert_close(program.module()(field(4, 6, 8, 3)), layer(field(4, 6, 8, 3)), rtol=0, atol=3e-6)
+
+
+def test_hooks_on_the_activation_fire():
+    layer, seen = FilteredActivation(torch.nn.SiLU()), []
+    layer.activation.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    x = field(1, 32, 32, 3)
+    torch.testing.assert_close(layer(x), FilteredActivation(torch.nn.SiLU())(x), rtol=0, atol=3e-6)
+    assert seen == [(1, 64, 64, 3)]
+
+
 def test_who_gets_the_kernels(monkeypatch):
     calls = []
     monkeypatch.setattr(filtered, "filtered_cpu", lambda *arguments: calls.append(1) or filtered_cpu(*arguments))
@@ -139,6 +186,7 @@ def test_who_gets_the_kernels(monkeypatch):
         assert not took(lambda: layer(x))
     assert not took(lambda: torch.func.vmap(layer)(x[None]))
     assert not took(lambda: torch.export.export(layer, (x,)))
+    assert not took(lambda: torch.jit.trace(layer, x, check_trace=False))
     with torch.autograd.forward_ad.dual_level():
         assert not took(lambda: layer(torch.autograd.forward_ad.make_dual(x, x)))
 
@@ -162,7 +210,15 @@ def test_wrong_arguments():
         filtered_activation(torch.rand(1, 8, 8, 1), "tanh")
     with pytest.raises(ValueError, match=r"rate must be 0\.5, 1 or 2, got 3"):
         filtered_activation(torch.rand(1, 8, 8, 1), "silu", rate=3)
-    with pytest.raises(ValueError, match="half_width of a resampling filter must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="half_width must be a whole number of at least 1, got 0"):
         filtered_activation(torch.rand(1, 8, 8, 1), "silu", half_width=0)
+    with pytest.raises(ValueError, match=r"half_width must be a whole number of at least 1, got 2\.5"):
+        filtered_activation(torch.rand(1, 8, 8, 1), "silu", half_width=2.5)
+    with pytest.raises(ValueError, match=r"on a grid with points, got \(1, 0, 8, 1\)"):
+        filtered_activation(torch.rand(1, 0, 8, 1), "silu")
+    with pytest.raises(ValueError, match=r"expected fields \(b, \*grid, c\).*got \(8, 1\)"):
+        filtered_activation(torch.rand(8, 1), "silu")
+    with pytest.raises(TypeError, match="x must be a floating-point tensor, got ndarray"):
+        filtered_activation(torch.rand(1, 8, 8, 1).numpy(), "silu")
     with pytest.raises(ValueError, match=r"needs even grid sizes, got \(9, 8\)"):
         filtered_activation(torch.rand(1, 9, 8, 1), "silu", rate=0.5)

@@ -32,7 +32,7 @@ class Upsample(nn.Module):
 
     def __init__(self, *, half_width: int = 3, periodic: bool = False) -> None:
         super().__init__()
-        self.half_width = checked_half_width(half_width)
+        self.half_width = checked_half_width(type(self).__name__, half_width)
         self.periodic = periodic
 
     def forward(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "b *fine c"]:
@@ -62,12 +62,12 @@ class Downsample(nn.Module):
 
     def __init__(self, *, half_width: int = 3, periodic: bool = False) -> None:
         super().__init__()
-        self.half_width = checked_half_width(half_width)
+        self.half_width = checked_half_width(type(self).__name__, half_width)
         self.periodic = periodic
 
     def forward(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "b *coarse c"]:
         """Map `(b, n, ..., c)` to `(b, n / 2, ..., c)`."""
-        expect_even(x)
+        expect_even("Downsample", x)
         return resample(x, "down", self.half_width, self.periodic)
 
     def extra_repr(self) -> str:
@@ -98,19 +98,19 @@ class FilteredActivation(nn.Module):
     def __init__(self, activation: nn.Module, *, rate: float = 1, half_width: int = 3, periodic: bool = False) -> None:
         super().__init__()
         self.activation = activation
-        self.rate = checked_rate(rate)
-        self.half_width = checked_half_width(half_width)
+        self.rate = checked_rate("FilteredActivation", rate)
+        self.half_width = checked_half_width(type(self).__name__, half_width)
         self.periodic = periodic
 
     def forward(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "b *out c"]:
         """Map `(b, n, ..., c)` to `(b, rate n, ..., c)`."""
-        if self.rate == 0.5:
-            expect_even(x)
         filters = {"half_width": self.half_width, "periodic": self.periodic}
         known = _known(self.activation)
         if known is not None:
             name, slope = known
             return filtered_activation(x, name, slope=slope, rate=self.rate, **filters)
+        if self.rate == 0.5:
+            expect_even("FilteredActivation", x)
         return resample(self.activation(resample(x, "up", **filters)), BEHIND[self.rate], **filters)
 
     def extra_repr(self) -> str:
@@ -119,7 +119,9 @@ class FilteredActivation(nn.Module):
 
 
 def _known(activation: nn.Module) -> tuple[str, float] | None:
-    """Name and slope of what :func:`kinn.ops.filtered_activation` knows."""
+    """Name and slope of what :func:`kinn.ops.filtered_activation` knows, unless somebody watches it."""
+    if activation._forward_hooks or activation._forward_pre_hooks or activation._backward_hooks:
+        return None
     if type(activation) is nn.SiLU:
         return "silu", 0.0
     if type(activation) is nn.LeakyReLU:

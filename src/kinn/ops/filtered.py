@@ -9,13 +9,14 @@ from torch import Tensor
 from kinn.ops.backends import check_option, kernels_fit
 from kinn.ops.cpu import filtered_cpu
 from kinn.ops.resampling import checked_half_width, checked_rate, expect_even, filtered_reference
+from kinn.ops.shapes import expect_floating
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = ["filtered_activation"]
 
-_LEAST_SIDE = 8  # on smaller grids, full matrices are as fast
+_LEAST_SIDE = 8  # on smaller grids full matrices are as fast or faster
 _ACTIVATIONS = "silu", "gelu", "leaky_relu"
 
 
@@ -30,10 +31,11 @@ def filtered_activation(
 ) -> Float[Tensor, "b *out c"]:
     """An activation of the band-limited function: up by two, activation, low-pass filter (Raonic et al., 2023).
 
-    In single precision on a CPU, on 2-D grids of eight points a side and more, compiled kernels walk through the fine
-    grid row by row: nothing at twice the resolution reaches memory, neither forth nor back, and the banded filters cost
-    what their taps do. Otherwise, and under autocast, compilers and function transforms, it is PyTorch's own operations
-    with full matrices. Differentiable at will either way.
+    In single precision on a CPU, on 2-D grids of eight points a side and more, 512 in a batch, compiled kernels walk
+    through the fine grid row by row: nothing at twice the resolution reaches memory, neither forth nor back, and the
+    banded filters cost what their taps do. Otherwise, and under autocast, compilers and function transforms, it is
+    PyTorch's own operations with full matrices, which spread what is not a number over the whole grid. Differentiable
+    at will either way.
 
     Args:
         x: fields `(b, *grid, c)`.
@@ -47,17 +49,23 @@ def filtered_activation(
         `(b, *out, c)`, `rate` times as many points along every axis.
 
     Raises:
-        ValueError: an unknown activation or rate, no half-width, or odd grid sizes at rate 0.5.
+        ValueError: an unknown activation or rate, no half-width, no grid, or odd grid sizes at rate 0.5.
+        TypeError: `x` is not a floating-point tensor.
 
     >>> import torch
     >>> filtered_activation(torch.rand(2, 8, 6, 3), "silu", rate=0.5).shape
     torch.Size([2, 4, 3, 3])
     """
-    check_option("filtered_activation", "activation", activation, _ACTIVATIONS)
-    if checked_rate(rate) == 0.5:
-        expect_even(x)
-    checked_half_width(half_width)
-    arguments = (x, activation, float(slope), float(rate), half_width, periodic)
-    if x.dim() == 4 and min(x.shape[1:3]) >= _LEAST_SIDE and kernels_fit(x, (), 0):
+    where = "filtered_activation"
+    check_option(where, "activation", activation, _ACTIVATIONS)
+    expect_floating(where, x=x)
+    checked_rate(where, rate)
+    checked_half_width(where, half_width)
+    if x.dim() < 3 or 0 in x.shape[1:-1]:
+        raise ValueError(f"{where}: expected fields (b, *grid, c) on a grid with points, got {tuple(x.shape)}")
+    if rate == 0.5:
+        expect_even(where, x)
+    arguments = (x, activation, float(slope), float(rate), half_width, bool(periodic))
+    if x.dim() == 4 and kernels_fit(x, (), 0) and min(x.shape[1:3]) >= _LEAST_SIDE:
         return filtered_cpu(*arguments)
     return filtered_reference(*arguments)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BEHIND",
+    "checked_half_width",
+    "checked_rate",
+    "expect_even",
     "filter_matrix",
     "filtered_reference",
     "kaiser_attenuation",
@@ -61,24 +64,24 @@ def kaiser_beta(attenuation: float) -> float:
     return 0.0
 
 
-def checked_half_width(half_width: int) -> int:
+def checked_half_width(where: str, half_width: int) -> int:
     """The half-width, if it is one."""
-    if half_width < 1:
-        raise ValueError(f"half_width of a resampling filter must be at least 1, got {half_width}")
+    if not isinstance(half_width, int) or half_width < 1:
+        raise ValueError(f"{where}: half_width must be a whole number of at least 1, got {half_width!r}")
     return half_width
 
 
-def checked_rate(rate: float) -> float:
+def checked_rate(where: str, rate: float) -> float:
     """The rate of a filtered activation, if it is one."""
-    if rate not in BEHIND:
-        raise ValueError(f"filtered activation: rate must be 0.5, 1 or 2, got {rate}")
+    if not isinstance(rate, int | float) or rate not in BEHIND:
+        raise ValueError(f"{where}: rate must be 0.5, 1 or 2, got {rate!r}")
     return rate
 
 
-def expect_even(x: Tensor) -> None:
+def expect_even(where: str, x: Tensor) -> None:
     """Refuse a channels-last field whose resolution cannot be halved."""
     if any(n % 2 for n in x.shape[1:-1]):
-        raise ValueError(f"halving the resolution needs even grid sizes, got {tuple(x.shape[1:-1])}")
+        raise ValueError(f"{where}: halving the resolution needs even grid sizes, got {tuple(x.shape[1:-1])}")
 
 
 def filtered_reference(
@@ -168,7 +171,9 @@ def filter_matrix(n: int, kind: str, half_width: int, periodic: bool) -> np.ndar
         extended = np.zeros((n // 2, n + 2 * ghosts))
         for i in range(n // 2):
             extended[i, 2 * i + 1 : 2 * i + 1 + taps.size] = taps
-    return extended @ _extension(n, ghosts, periodic)
+    # The continued values are few: all others go to themselves.
+    matrix, beyond = extended[:, ghosts : ghosts + n], np.r_[:ghosts, ghosts + n : n + 2 * ghosts]
+    return matrix + extended[:, beyond] @ _continuation(n, ghosts, periodic)
 
 
 def _kernel(t: np.ndarray, half_width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -199,17 +204,17 @@ def _down_taps(half_width: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _extension(n: int, ghosts: int, periodic: bool) -> np.ndarray:
-    """Matrix `(n + 2 ghosts, n)` that continues `n` values on either side."""
+def _continuation(n: int, ghosts: int, periodic: bool) -> np.ndarray:
+    """Matrix `(2 ghosts, n)` that continues `n` values on the left and on the right."""
     inner = np.eye(n)
     if periodic:
-        return inner[np.arange(-ghosts, n + ghosts) % n]
+        return inner[np.r_[-ghosts:0, n : n + ghosts] % n]
     if n == 1:
-        return np.ones((1 + 2 * ghosts, 1))
+        return np.ones((2 * ghosts, 1))
     # Odd reflection about the value (3 f[0] - f[1]) / 2 at the edge; where the grid ends, the first slope goes on.
     left = [
         3 * inner[0] - inner[1] - inner[i] if i < n else inner[0] + (i + 1) * (inner[0] - inner[1])
         for i in reversed(range(ghosts))
     ]
     left = np.stack(left)
-    return np.concatenate((left, inner, left[::-1, ::-1]))
+    return np.concatenate((left, left[::-1, ::-1]))

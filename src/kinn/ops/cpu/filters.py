@@ -18,14 +18,14 @@ _LEAST_ROWS = 8  # of a piece: the fine rows at its ends are made twice
 
 
 def _shape(x, activation, slope, rate, half_width, periodic):
-    return (len(x), *(resampled(2 * n, BEHIND[rate]) for n in x.shape[1:3]), x.shape[3])
+    return (x.shape[0], *(resampled(2 * n, BEHIND[rate]) for n in x.shape[1:3]), x.shape[3])
 
 
 def _forward(x, activation, slope, rate, half_width, periodic):
     """Compiled counterpart of :func:`kinn.ops.resampling.filtered_reference`."""
     kernels = load_kernels("filter")
     x, y = x.contiguous(), x.new_empty(_shape(x, activation, slope, rate, half_width, periodic))
-    plan, items, work = _plan(kernels, x, y, y.shape[1], activation, slope, rate, half_width, periodic)
+    plan, items, work, _alive = _plan(kernels, x, y, y.shape[1], activation, slope, rate, half_width, periodic)
     run_items(kernels.forward, items, work, plan, *addresses_of(x, y), like=_LIKE)
     return y
 
@@ -34,7 +34,7 @@ def _backward(dy, x, activation, slope, rate, half_width, periodic):
     kernels = load_kernels("filter")
     x, dy = x.contiguous(), dy.contiguous()
     dx = torch.empty_like(x)
-    plan, items, work = _plan(kernels, x, dy, x.shape[1], activation, slope, rate, half_width, periodic)
+    plan, items, work, _alive = _plan(kernels, x, dy, x.shape[1], activation, slope, rate, half_width, periodic)
     run_items(kernels.backward, items, work, plan, *addresses_of(x, dy, dx), like=_LIKE)
     return (dx,)
 
@@ -49,27 +49,30 @@ filtered_cpu = register(
 )
 
 
-def _plan(kernels, x, y, rows, activation, slope, rate, half_width, periodic):
-    """The kernels' plan, how many items of work it has, and what they are worth."""
+def _plan(kernels, x, result, written, activation, slope, rate, half_width, periodic):
+    """The kernels' plan, how many items of work it has, what they are worth, and what keeps the addresses alive.
+
+    `result` is the result or its gradient; items write as many rows of an image as `written`.
+    """
     b, h, w, c = x.shape
     groups = b * -(-c // WIDE)
     wanted = -(-torch.get_num_threads() // max(groups, 1))
-    pieces = max(1, min(wanted, rows // _LEAST_ROWS))
+    pieces = max(1, min(wanted, written // _LEAST_ROWS))
     kinds = {"silu": kernels.SILU, "gelu": kernels.GELU, "leaky_relu": kernels.LEAKY}
+    # Held until the kernels are done: threads that meet a new size together get bands that the cache does not keep.
+    rows, columns = (_bands(n, BEHIND[rate], half_width, periodic) for n in (h, w))
     plan = kernels.Plan(
-        kinds[activation], slope, h, w, c, y.shape[1], y.shape[2], pieces, rate != 2, _INTEGERS, _LIKE,
-        *_bands(h, w, BEHIND[rate], half_width, periodic)[0],
+        kinds[activation], slope, h, w, c, result.shape[1], result.shape[2], pieces, rate != 2, _INTEGERS, _LIKE,
+        *((of_rows, of_columns) for (of_rows, _), (of_columns, _) in zip(rows, columns)),
     )  # fmt: skip
-    return plan, groups * pieces, 64 * x.numel()
+    return plan, groups * pieces, 64 * x.numel(), (rows, columns)
 
 
 @functools.lru_cache(maxsize=256)
-def _bands(h, w, kind, half_width, periodic):
-    """Bands of the matrices along both axes, up and down, and of their transposes."""
-    up = [filter_matrix(n, "up", half_width, periodic) for n in (h, w)]
-    down = [filter_matrix(2 * n, kind, half_width, periodic) for n in (h, w)]
-    bands, alive = zip(*(_band(m.T if back else m) for back in (False, True) for m in (*up, *down)))
-    return (bands[0:2], bands[2:4], bands[4:6], bands[6:8]), alive
+def _bands(n, kind, half_width, periodic):
+    """Bands along an axis of `n` points, up and down, and their transposes, each with what keeps it alive."""
+    up, down = filter_matrix(n, "up", half_width, periodic), filter_matrix(2 * n, kind, half_width, periodic)
+    return tuple(_band(matrix) for matrix in (up, down, up.T, down.T))
 
 
 def _band(matrix):
@@ -84,7 +87,8 @@ def _band(matrix):
     more = ((0, 0), (0, -taps % kernels.UNROLLED))
     columns, weights = np.pad(columns, more, mode="edge"), np.pad(weights, more)
     ring = next(r for r in range(taps, 2 * matrix.shape[1] + taps) if _apart(columns, r))
-    alive = [np.ascontiguousarray(a, t) for a, t in ((columns, int), (columns % ring, int), (weights, np.float32))]
+    kinds = (columns, np.int64), (columns % ring, np.int64), (weights, np.float32)
+    alive = [np.ascontiguousarray(*pair) for pair in kinds]
     return kernels.Band(*columns.shape, ring, *(a.ctypes.data for a in alive)), alive
 
 

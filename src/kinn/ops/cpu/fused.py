@@ -25,7 +25,9 @@ def kernels_fit(x: Tensor, parameters: Sequence[Tensor | None], most_weights: in
     """Whether kernels, if there are any, take this: plain single precision on the CPU, matrices for the near caches."""
     given = [t for t in parameters if t is not None]
     return (
-        not torch.compiler.is_compiling()  # compilers fuse by themselves, exporters know nothing of our operators
+        # compilers fuse by themselves, exporters and TorchScript know nothing of our operators
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and all(type(t) in (Tensor, torch.nn.Parameter) and t.dtype == torch.float32 for t in (x, *given))
         and all(t.device.type == "cpu" for t in (x, *given))
         and x.numel() >= _LEAST_ROWS * x.shape[-1]

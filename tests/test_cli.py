@@ -238,6 +238,9 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
         (["generate", "poisson", "--output", "x", "--layout", "cno"], "--layout"),
         (["reproduce", "nothing"], "unknown recipe 'nothing'; known recipes: demo"),
         (["report", "{0}/none"], "none"),
+        (["report", "{0}/p.h5"], "p.h5 is a file: give the folder with the records"),
+        (["evaluate", "{0}/run/model.safetensors"], "required: DATA; see kinn evaluate --help"),
+        (["evaluate", "image"], "required: MODEL, DATA; see kinn evaluate image --help"),
         (["dance"], "invalid choice: 'dance'"),
         ([], "but it was not provided; see kinn --help"),
     ],
@@ -346,3 +349,12 @@ def test_as_a_program():
     code = "import sys; from kinn.cli import main; main(['--help'])\n"
     code += "assert not {'lightning', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    def missing(parser):
+        raise ModuleNotFoundError("No module named 'timm'", name="timm")
+
+    monkeypatch.setattr("kinn.cli.image._train_options", missing)
+    assert main(["train", "image", "--help"]) == 2
+    assert "this command needs timm: pip install 'kinn-torch[vision]'" in capsys.readouterr().err

@@ -194,7 +194,8 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
     for name, arrays in {
         "last.h5": {"input": (4, 16, 12, 1), "output": (4, 16, 12, 1)},
         "late.h5": {"trajectory": (4, 5, 8, 8, 1)},
-        "mixed.h5": {"input": (4, 16, 12, 2), "output": (4, 16, 12, 1)},
+        "vector.h5": {"input": (4, 16, 12, 3), "output": (4, 16, 12, 3)},
+        "mixed.h5": {"input": (4, 16, 12, 5), "output": (4, 16, 12, 1)},
         "both.h5": {"input": (4, 1, 8, 8), "output": (4, 1, 8, 8), "trajectory": (4, 5, 1, 8, 8)},
     }.items():
         with h5py.File(folder / name, "w") as file:
@@ -238,6 +239,7 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
         ("other.mat", r"must hold an array u .* it holds \['v'\]; scipy.io.loadmat reads other arrays"),
         ("last.h5", r"16 channels on a grid of 12 x 1. Where channels come last, from_arrays\(..., channel_axis=-1\)"),
         ("late.h5", r"8 channels on a grid of 8 x 1. Where channels come last, from_trajectories"),
+        ("vector.h5", "input in .* 16 channels on a grid of 12 x 3. Where channels come last"),
         ("mixed.h5", "output in .* 16 channels on a grid of 12 x 1"),
         ("both.h5", "holds pairs .* and a trajectory"),
         ("cut.mat", "is truncated or damaged"),

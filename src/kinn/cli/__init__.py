@@ -20,6 +20,7 @@ from kinn.cli.parser import Commands, Parser
 _EQUATIONS = ("poisson", "navier-stokes", "darcy", "shallow-water")
 _IMAGES = ("train image", "evaluate image")
 _COMMANDS = ("generate", *_EQUATIONS, "train", "evaluate", *_IMAGES, "reproduce", "report", "circuit", "bench")
+_EXTRAS = {"lightning": "train", "timm": "vision", "torchvision": "vision", "webdataset": "vision"}
 _USER_ERRORS = (ValueError, TypeError, IndexError, OSError, ImportError, FloatingPointError, MemoryError)
 
 
@@ -37,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments[:2] = ["-".join(arguments[:2])]
     # anywhere on the line: whoever needs it has just seen an error and adds it at the end
     debug = "--debug" in arguments
-    parser, commands = _parser(arguments)
+    commands = None
     try:
+        parser, commands = _parser(arguments)
         options = parser.parse_args([a for a in arguments if a != "--debug"])
         return commands.run(options)
     except SystemExit as done:  # --help and --version
@@ -49,15 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        return _say(f"Interrupted; {commands.after_interrupt}.", 130)
+        return _say(f"Interrupted; {commands.after_interrupt if commands else 'nothing was written'}.", 130)
     except ArgumentError as error:
         if debug:
             raise
-        return _say(f"Error: {_sentence(str(error)).rstrip('.')}; see {_help_for(arguments)}", 2)
+        return _say(f"Error: {_sentence(str(error), arguments).rstrip('.')}; see {_help_for(arguments)}", 2)
     except _USER_ERRORS as error:
         if debug:
             raise
-        return _say(f"Error: {_sentence(_message(error))}", 2)
+        return _say(f"Error: {_sentence(_message(error), arguments)}", 2)
     except RuntimeError as error:
         if debug or type(error).__name__ != "OutOfMemoryError":  # torch's own
             raise
@@ -96,18 +98,22 @@ def _help_for(arguments: Sequence[str]) -> str:
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"this command needs {error.name}: pip install 'kinn-torch[{_EXTRAS[error.name]}]'"
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}"
     return str(error) or type(error).__name__
 
 
-def _sentence(message: str) -> str:
+def _sentence(message: str, arguments: Sequence[str]) -> str:
     """One line, in words: parsers speak of keys and classes."""
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
     message = re.sub(r"typing\.Literal\[([^\]]+)\]", r"one of \1", message)
     # the parser's "train.output" is the user's "--output"
     message = re.sub(
-        r"(?<=are required: )[\w., ]+", lambda keys: re.sub(r"(?:[\w]+\.)*(\w+)", _option, keys[0]), message
+        r"(?<=are required: )[\w., -]+",
+        lambda keys: re.sub(r"(?:[\w-]+\.)*(\w+)", lambda key: _option(key[1], arguments), keys[0]),
+        message,
     )
     # --model.order where --model-arguments.order is meant
     message = re.sub(
@@ -122,8 +128,9 @@ def _sentence(message: str) -> str:
     return message.replace("Expected a one of", "Expected one of").replace("Expected a int", "Expected an int")
 
 
-def _option(key: re.Match[str]) -> str:
-    return key[1].upper() if key[1] in ("model", "folder") else f"--{key[1].replace('_', '-')}"
+def _option(key: str, arguments: Sequence[str]) -> str:
+    positional = {"model", "folder", "data"} if arguments[0].startswith("evaluate") else {"model", "folder"}
+    return key.upper() if key in positional else f"--{key.replace('_', '-')}"
 
 
 def _say(message: str, code: int) -> int:

@@ -114,6 +114,8 @@ def _report(options: Namespace) -> int:
     from kinn.report import export, write_report
 
     folder = Path(options.folder)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: give the folder with the records")
     print(f"Report: {write_report(folder, options.output or folder / 'report.html')}")
     if options.paper is not None:
         print(f"For a paper: {len(export(folder, options.paper))} files in {options.paper}")

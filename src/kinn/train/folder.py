@@ -8,7 +8,7 @@ more for TensorBoard, `result.json` the summary of a finished run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,13 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.result = self.path / "result.json"
 
-    def claim(self, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    def claim(self, config: Mapping[str, Any], data: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
         """Take the folder for the run of this configuration on this data; an interrupted run of the same may lie there.
+
+        Args:
+            config: all settings; of those that `free` names, too, a difference does not matter.
+            data: what tells the data from others.
+            free: names of settings.
 
         Raises:
             ValueError: if the folder holds another run, naming the first difference.
@@ -50,7 +55,11 @@ class RunFolder:
             if any(left.name.startswith(f".{path.name}.") for path in self._files()):
                 left.unlink(missing_ok=True)
         if self.config.exists() and any(path.exists() for path in (self.checkpoint, self.model, self.result)):
-            self._check_same(_flat(self._read_config()), _flat(config), "of another run", "this run has")
+            there, here = (
+                {key: value for key, value in _flat(settings).items() if key.rpartition(".")[2] not in {*_FREE, *free}}
+                for settings in (self._read_config(), config)
+            )
+            self._check_same(there, here, "of another run", "this run has")
             known = self.finished() or self._progress()
             if known is not None:
                 self._check_same(_flat(known["data"]), _flat(plain(data)), "of a run on other data", "these have")
@@ -95,7 +104,7 @@ class RunFolder:
 
     def _check_same(self, there: dict[str, Any], here: dict[str, Any], whose: str, ours: str) -> None:
         for key in [*here, *there]:
-            if key.rpartition(".")[2] not in _FREE and there.get(key) != here.get(key):
+            if there.get(key) != here.get(key):
                 raise ValueError(
                     f"{self.path} is the folder {whose}: its {key} is {there.get(key)!r}, {ours} {here.get(key)!r}; "
                     "choose another folder, or delete this one"

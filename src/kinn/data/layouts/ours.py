@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def open_plain(
     samples = [Samples(ArrayFileStore(path, array.name, axes=axes_in_file(array))) for array in stored]
     for name, found in zip(ARRAYS[kind], samples):
         fields = found.shape[(1 if kind == OPERATOR_FORMAT else 2) :]
-        if "format" not in file.attrs and len(fields) > 2 and fields[-1] == 1:
+        if "format" not in file.attrs and len(fields) > 2 and _last(fields):
             raise ValueError(
                 f"{name} in {path} has the shape {found.shape}: as {_AXES[name]} that is {fields[0]} channels on a "
                 f"grid of {' x '.join(map(str, fields[1:]))}. Where channels come last, {_WAYS[kind]}(..., "
@@ -85,6 +85,11 @@ def open_plain(
         return OperatorDataset(*samples, metadata=metadata)
     time = np.asarray(file["time"]).ravel().tolist() if "time" in file else None
     return TrajectoryDataset(*samples, time=time, metadata=metadata)
+
+
+def _last(fields: Sequence[int]) -> bool:
+    """Whether channels seem to come last: no grid is so much narrower than long, no field of so many channels."""
+    return fields[-1] == 1 or (fields[-1] <= 4 and 4 * fields[-1] <= min(fields[:-1]))
 
 
 def write_ours(part: Path, dataset: OperatorDataset | TrajectoryDataset, tick: Callable[[int], None]) -> None:

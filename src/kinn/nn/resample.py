@@ -26,6 +26,7 @@ class Upsample(nn.Module):
         periodic: the domain closes on itself; otherwise the field goes on beyond an edge as its odd reflection about
             the (extrapolated) value there, which keeps a slope straight.
 
+    >>> import torch
     >>> Upsample()(torch.ones(1, 4, 6, 3)).shape
     torch.Size([1, 8, 12, 3])
     """
@@ -56,6 +57,7 @@ class Downsample(nn.Module):
     Raises:
         ValueError: (on call) an odd grid size.
 
+    >>> import torch
     >>> Downsample()(torch.ones(1, 4, 6, 3)).shape
     torch.Size([1, 2, 3, 3])
     """
@@ -91,6 +93,7 @@ class FilteredActivation(nn.Module):
     Raises:
         ValueError: another `rate`; on call, an odd grid size at rate 0.5.
 
+    >>> import torch
     >>> FilteredActivation(torch.nn.GELU(), rate=0.5)(torch.ones(1, 4, 6, 3)).shape
     torch.Size([1, 2, 3, 3])
     """

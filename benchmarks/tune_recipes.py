@@ -62,15 +62,9 @@ def command(recipe: str, variant: str, about: dict[str, Any]) -> str:
     return f"python benchmarks/tune_recipes.py {recipe} {words}"
 
 
-def measure(
-    experiment: recipes.Experiment,
-    variant: recipes.Variant,
-    parts: dict[str, Any],
-    run: Path,
-    couplings: dict[str, str],
-) -> dict:
+def measure(experiment: recipes.Experiment, variant: recipes.Variant, parts: dict[str, Any], run: Path) -> dict:
     """Train; the errors on the validation part."""
-    variant = replace(variant, lr=None, unroll=None, arguments=variant.arguments | couplings)
+    variant = replace(variant, lr=None, unroll=None)
     task, fitted = train_variant(experiment, variant, experiment.training, parts, run, progress=True)
     found = evaluate(task, parts["validation"])
     return {
@@ -114,7 +108,8 @@ def main() -> None:
     for variant in base.variants:
         if variant.solve or (options.variants and variant.name not in options.variants):
             continue
-        couplings = {"couplings": options.couplings} if options.couplings else {}
+        if options.couplings:
+            variant = replace(variant, arguments={**variant.arguments, "couplings": options.couplings})
         for lr in options.lr:
             experiment = changed(base, lr, options)
             about = settings(experiment, options)
@@ -122,7 +117,7 @@ def main() -> None:
             slug = "".join(c if c.isalnum() or c in ".-" else "-" for c in f"{variant.name}-{words}".lower())
             record = RESULTS / options.recipe / f"{slug}.json"
             if not record.exists():
-                found = measure(experiment, variant, parts, WORK / options.recipe / slug, couplings)
+                found = measure(experiment, variant, parts, WORK / options.recipe / slug)
                 header = {
                     "kind": "tuning",
                     "recipe": options.recipe,

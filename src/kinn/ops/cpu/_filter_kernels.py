@@ -192,18 +192,24 @@ def _return_image(zero, plan, source, start, given, to, target, first, last, cou
         _result_of(zero, plan, band, i, kept, width, target, start, channels, count)
 
 
+@part
+def _item(plan, item):
+    """Where an item's channels begin in the image and in the result, how many they are, and its piece of rows."""
+    groups, (rest, piece) = -(-plan.channels // WIDE), divmod(item, plan.pieces)
+    image, channel = rest // groups, rest % groups * WIDE
+    start = image * plan.height * plan.width * plan.channels + channel
+    to = image * plan.out_height * plan.out_width * plan.channels + channel
+    return start, to, min(WIDE, plan.channels - channel), piece
+
+
 @kernel
 def forward(plan, x, y, begin, end, like):
     """Items `begin .. end`: of every image some channels, of these some rows of the result."""
     wide, tile = zeros(like, WIDE), zeros(like, TILE)
     source, target = pointer(x, like), pointer(y, like)
-    groups = -(-plan.channels // WIDE)
     for item in range(begin, end):
-        image, channel, piece = item // (groups * plan.pieces), item // plan.pieces % groups * WIDE, item % plan.pieces
-        start = image * plan.height * plan.width * plan.channels + channel
-        to = image * plan.out_height * plan.out_width * plan.channels + channel
+        start, to, count, piece = _item(plan, item)
         first, last = plan.out_height * piece // plan.pieces, plan.out_height * (piece + 1) // plan.pieces
-        count = min(WIDE, plan.channels - channel)
         if count > TILE:
             _image(wide, plan, source, start, target, to, first, last, count, like)
         else:
@@ -215,13 +221,9 @@ def backward(plan, x, dy, dx, begin, end, like):
     """Gradients of the items `begin .. end`."""
     wide, tile = zeros(like, WIDE), zeros(like, TILE)
     source, given, target = pointer(x, like), pointer(dy, like), pointer(dx, like)
-    groups = -(-plan.channels // WIDE)
     for item in range(begin, end):
-        image, channel, piece = item // (groups * plan.pieces), item // plan.pieces % groups * WIDE, item % plan.pieces
-        start = image * plan.height * plan.width * plan.channels + channel
-        to = image * plan.out_height * plan.out_width * plan.channels + channel
+        start, to, count, piece = _item(plan, item)
         first, last = plan.height * piece // plan.pieces, plan.height * (piece + 1) // plan.pieces
-        count = min(WIDE, plan.channels - channel)
         if count > TILE:
             _return_image(wide, plan, source, start, given, to, target, first, last, count, like)
         else:

@@ -14,6 +14,7 @@ from kinn.cli import main
 from kinn.data import open_dataset
 from kinn.models import FKNO
 from kinn.nn import time_scales
+from kinn.report import load_records
 from kinn.train import evaluate, load_model, save_model
 
 SMALL = ["--model", "FNO", "--model-arguments.width", "6", "--model-arguments.n_modes", "[3, 3]", "--epochs", "2"]
@@ -44,8 +45,47 @@ def test_a_trained_model_is_measured(folder, capsys):
     model, data = f"{folder}/run/model.safetensors", f"{folder}/test.h5"
     assert main(["evaluate", model, data, "--output", f"{folder}/e.json", "--batch-size", "2"]) == 0
     expected = evaluate(load_model(model), open_dataset(data)).metrics
-    assert json.loads((folder / "e.json").read_text())["metrics"] == pytest.approx(expected, rel=1e-5)
+    record = json.loads((folder / "e.json").read_text())
+    assert record["metrics"]["test"] == pytest.approx(expected, rel=1e-5)
+    assert (record["variant"], record["role"], record["seed"], record["data"]["test"]) == ("FNO", "baseline", 0, 5)
     assert f"{expected['relative_l2']:.4g}" in capsys.readouterr().out
+
+
+def test_evaluations_in_a_folder_make_a_report(folder, capsys):
+    """Two contenders, one of them with two seeds, of a user's own training on a user's own data."""
+    data, compared = f"{folder}/test.h5", folder / "compared"
+    for seed in (0, 1):
+        save_model(
+            f"{folder}/fkno{seed}.safetensors",
+            FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2),
+            extra={"config": {"seed": seed}},
+        )
+        own = ["--name", "FKNO-4", "--output", f"{compared}/fkno-{seed}.json"]
+        assert main(["evaluate", f"{folder}/fkno{seed}.safetensors", data, *own]) == 0
+    assert main(["evaluate", f"{folder}/run/model.safetensors", data, "--output", f"{compared}/fno.json"]) == 0
+    [experiment] = load_records(compared)
+    assert (experiment.name, experiment.title) == ("test", "test.h5, 16 x 16")
+    assert [(v.name, v.role, len(v.records)) for v in experiment.variants] == [
+        ("FNO", "baseline", 1),
+        ("FKNO-4", "ours", 2),
+    ]
+    assert main(["report", str(compared), "--paper", f"{folder}/paper"]) == 0
+    assert "FKNO-4" in (compared / "report.html").read_text()
+    assert "FKNO-4" in next((folder / "paper").glob("*.tex")).read_text()
+
+
+def test_predicted_fields_are_kept(folder, capsys):
+    model, data, path = f"{folder}/run/model.safetensors", f"{folder}/test.h5", folder / "predicted.h5"
+    command = ["evaluate", model, data, "--batch-size", "2", "--predictions"]
+    expected = load_model(model).predict(open_dataset(data).inputs.read(range(5)))
+    for _ in range(2):  # predictions are replaced
+        assert main([*command, str(path)]) == 0
+        with h5py.File(path) as file:
+            torch.testing.assert_close(torch.as_tensor(file["prediction"][:]), expected)
+            assert (file.attrs["model"], file.attrs["data"], file.attrs["dt_scale"]) == (model, data, 1)
+    assert "holds no predictions: choose another path" in error_of(capsys, *command, data)  # anything else is not
+    assert len(open_dataset(data)) == 5
+    assert not list(folder.glob("*.part"))
 
 
 def test_a_grid_unlike_the_training_calls_for_its_spacing(folder, capsys):

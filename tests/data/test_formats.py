@@ -116,6 +116,9 @@ def test_li_layout(tmp_path: Path, version: str) -> None:
     assert isinstance(data, TrajectoryDataset)
     assert (len(data), data.n_frames, data.channels, data.grid) == (5, 3, 1, (6, 7))
     assert data.time == [1, 2, 3]
+    assert data.metadata == {"equation": "navier-stokes", "viscosity": 1e-3}  # said by the file's name alone
+    assert "viscosity" not in open_dataset(path.rename(tmp_path / "flows.mat")).metadata
+    data = open_dataset(tmp_path / "flows.mat")
     expected = torch.from_numpy(u).permute(0, 3, 1, 2)[:, :, None]
     assert torch.equal(torch.stack(list(data)), expected)
     assert torch.equal(torch.stack(list(data.subset([4, 0, 2]).in_memory())), expected[[4, 0, 2]])

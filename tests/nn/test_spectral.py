@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
 
 from kinn.nn import SpectralConv2d, fourier
+from kinn.ops import backends
 
 
 @pytest.fixture(autouse=True, params=["fft", "products"])
@@ -108,3 +110,24 @@ def test_wrong_fields(x: torch.Tensor) -> None:
         ValueError, match=r"floating-point field of shape \(batch, height, width, 3\), channels last, got"
     ):
         SpectralConv2d(3, 5, (2, 2))(x)
+
+
+@pytest.mark.parametrize(("grid", "held"), [((16, 16), (8, 9)), ((24, 9), (12, 5)), ((23, 30), (11, 12))])
+def test_training_on_a_grid_too_coarse_for_some_modes_says_which(grid: tuple[int, int], held: tuple[int, int]) -> None:
+    backends.warn_once.cache_clear()
+    conv = SpectralConv2d(1, 1, (12, 12))
+    message = f"12 x 12 Fourier modes, of which a grid of {grid[0]} x {grid[1]} points holds {held[0]} x {held[1]}: "
+    with pytest.warns(UserWarning, match=message):
+        conv(torch.rand(2, *grid, 1)).square().sum().backward()
+    assert not conv.weight_negative.grad[0, 0, : 12 - held[0]].any()  # k0 = -12 .. -held - 1
+    assert not conv.weight_negative.grad[0, 0, :, held[1] :].any()
+    assert conv.weight_negative.grad[0, 0, 12 - held[0] :, : held[1]].all()
+
+
+def test_no_word_of_modes_where_all_are_held_or_nothing_trains() -> None:
+    backends.warn_once.cache_clear()
+    conv = SpectralConv2d(1, 1, (12, 12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        conv(torch.rand(1, 24, 22, 1))
+        conv.eval()(torch.rand(1, 16, 16, 1))

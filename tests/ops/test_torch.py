@@ -117,7 +117,7 @@ def test_a_transform_is_refused_by_the_compiled_backend_and_said_once_by_auto(ma
     x, *rest = make(1, (6,), 4, 2).values()
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: forward-mode derivatives"):
         torch.func.jvp(lambda x: selective_scan(x, *rest, backend="cpu"), (x,), (x,))
-    backends._warn_once.cache_clear()
+    backends.warn_once.cache_clear()
     with pytest.warns(UserWarning, match="slow reference loop, because forward-mode derivatives and transforms"):
         torch.func.jvp(lambda x: selective_scan(x, *rest), (x,), (x,))
 
@@ -136,12 +136,12 @@ def test_compiles_into_one_graph_where_no_kernel_runs(make, monkeypatch):
     arguments = make(1, (4,), 2, 2)
     monkeypatch.setattr(cpu, "unavailable", lambda: "numba is away")
     torch.compiler.reset()
-    backends._warn_once.cache_clear()
+    backends.warn_once.cache_clear()
     compiled = torch.compile(lambda x: selective_scan(**{**arguments, "x": x}), fullgraph=True, backend="eager")
     with pytest.warns(UserWarning, match="because numba is away"):
         y = compiled(arguments["x"])
     torch.testing.assert_close(y, selective_scan(**arguments, backend="reference"))
-    backends._warn_once.cache_clear()
+    backends.warn_once.cache_clear()
 
 
 def test_a_model_runs_in_onnx_with_any_batch_size(tmp_path):

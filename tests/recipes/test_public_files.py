@@ -54,7 +54,7 @@ FLOW = Experiment(
 )
 
 
-def run(experiment, output, public):
+def run(experiment, output, data):
     paths = runner.run_experiment(
         experiment,
         recipe="test",
@@ -62,7 +62,7 @@ def run(experiment, output, public):
         seeds=(0,),
         device="cpu",
         output=output,
-        public=public,
+        data=data,
         progress=False,
     )
     return [json.loads(path.read_text()) for path in paths]
@@ -101,6 +101,7 @@ def test_a_finer_file_is_trained_on_at_the_grid_of_the_budget_and_evaluated_at_b
     ]
     assert found[0]["checksum"] != found[1]["checksum"]
     assert record["data"] == {**SIZES, "resolution": 32}
+    assert record["command"].startswith("kinn reproduce test --budget demo --seeds 0 --variants ")
     assert record["command"].endswith("--data IN.h5 OUT.h5")
     assert not (tmp_path / "run" / "data").exists()
     coarse, fine = record["transfer"]
@@ -245,7 +246,7 @@ def test_a_public_file_of_another_kind_is_refused_before_any_training(tmp_path):
         (solved, timeless, "does not tell the times of its frames"),
     ):
         with pytest.raises(ValueError, match=rf"{path.name} {message}"):
-            run(experiment, tmp_path / "run", public=[path])
+            run(experiment, tmp_path / "run", data=[path])
     assert not (tmp_path / "run" / "runs").exists()
 
 
@@ -263,6 +264,13 @@ def test_the_papers_figures_stand_beside_its_own_equation_alone(tmp_path):
     path = export_dataset(open_dataset(path), tmp_path / "flow.mat", layout="li")  # which states no viscosity
     [record] = run(flow, tmp_path / "mat", [path])
     assert record["title"] == "Flow: 4 steps"
+    assert "The paper's figures are for viscosity = 0.001, which these data do not state." in record["notes"]
+    for viscosity in ("1e-3", "1E-4"):  # Li's files state it in their names
+        named = export_dataset(open_dataset(path), tmp_path / f"ns_V{viscosity}_N9_T4.mat", layout="li")
+        [record] = run(flow, tmp_path / viscosity, [named])
+        assert record["title"] == f"Flow, viscosity {float(viscosity):g}: 4 steps"
+        assert bool(record["paper"]) == (viscosity == "1e-3")
+        assert not any("do not state" in note for note in record["notes"])
 
 
 def test_another_file_of_the_same_name_is_another_run(tmp_path):
@@ -273,4 +281,4 @@ def test_another_file_of_the_same_name_is_another_run(tmp_path):
     run(experiment, tmp_path / "run", files[:1])
     run(experiment, tmp_path / "run", files[:1])
     with pytest.raises(ValueError, match="is the result of another run: its data is"):
-        run(experiment, tmp_path / "run", public=files[1:])
+        run(experiment, tmp_path / "run", data=files[1:])

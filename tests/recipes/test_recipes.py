@@ -55,7 +55,7 @@ FLOW = Experiment(
 )
 
 
-def run(experiment, output, seeds=(0,), public=()):
+def run(experiment, output, seeds=(0,)):
     return runner.run_experiment(
         experiment,
         recipe="test",
@@ -63,7 +63,6 @@ def run(experiment, output, seeds=(0,), public=()):
         seeds=seeds,
         device="cpu",
         output=output,
-        public=public,
         progress=False,
     )
 

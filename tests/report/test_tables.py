@@ -58,6 +58,15 @@ def test_reference_is_the_hardest_baseline_and_no_loser_is_left_out(records):
     assert "Worse than that baseline: UKNO K=1" in table.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1, True), (0.9997, True), (1.0003, True), (0.999, False), (1.001, False)]
+)
+def test_figures_that_show_no_difference_are_level(records, factor, said):
+    baseline, ours = records[:2]
+    error = baseline["metrics"]["test"]["relative_l2"]
+    assert table_of([baseline, with_error(ours, factor * error)]).notes[0].endswith("are level.") == said
+
+
 def test_ours_is_chosen_on_validation_data(records):
     baseline, ours = records[:2]
     lucky = with_error(ours, 0.010, variant="UKNO K=1")

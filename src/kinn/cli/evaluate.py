@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
 from kinn.cli.parser import Commands, Parser
 
 if TYPE_CHECKING:
-    from kinn.train import TrainedModel
+    from kinn.train import Evaluation, TrainedModel
 
 
 def add(commands: Commands) -> None:
@@ -20,7 +20,10 @@ def add(commands: Commands) -> None:
         usage="kinn evaluate MODEL DATA [options]",
         description="Measure a trained model on a data set: errors over all its samples, in physical and in normalised "
         "units; for a model that forecasts, over full rollouts and step by step.",
-        epilog="Example:\n  kinn evaluate runs/p/model.safetensors test.h5",
+        epilog="Examples:\n"
+        "  kinn evaluate runs/p/model.safetensors test.h5\n"
+        "  kinn evaluate runs/p/model.safetensors test.h5 --name 'FKNO-4' --output compared/fkno-seed0.json\n"
+        "  kinn report compared --paper figures",
     )
     commands.add(
         "evaluate", parser, _options, _evaluate, help="measure a trained model", after_interrupt="nothing was written"
@@ -39,13 +42,31 @@ def _options(parser: Parser) -> None:
         help="grid spacing of this data over that of the training data, so that a model keeps its meaning on another "
         "grid: 0.5 on twice as many cells, 31/63 = 0.492063 from 32 to 64 nodes with both ends",
     )
-    parser.add_argument("--output", type=str | None, default=None, help="JSON file for the numbers")
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="JSON file for the numbers, spectra and pictures of the first sample: a result record, and kinn "
+        "report compares those of a folder",
+    )
+    parser.add_argument(
+        "--name",
+        type=str | None,
+        default=None,
+        help="of the contender in such a comparison, one for all its seeds; by default the model's",
+    )
+    parser.add_argument(
+        "--predictions", type=str | None, default=None, help="HDF5 file for the predicted fields, in physical units"
+    )
 
 
 def _evaluate(options: Namespace) -> int:
+    from contextlib import nullcontext
+
     from rich.console import Console
 
     from kinn.data import open_dataset
+    from kinn.data.predictions import prediction_file
     from kinn.progress import ProgressBar
     from kinn.records import write_record
     from kinn.train import evaluate, load_model
@@ -54,12 +75,17 @@ def _evaluate(options: Namespace) -> int:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
     _remind(trained, dataset.grid, options.dt_scale)
-    with ProgressBar("Evaluating", total=len(dataset), unit="samples") as bar:
+    about = {"model": options.model, "data": options.data, "dt_scale": options.dt_scale}
+    keep = prediction_file(options.predictions, about) if options.predictions else nullcontext()
+    with ProgressBar("Evaluating", total=len(dataset), unit="samples") as bar, keep as append:
         found = evaluate(
             trained,
             dataset,
             batch_size=options.batch_size,
             dt_scale=options.dt_scale,
+            field_samples=(0,) if options.output else (),
+            spectra=bool(options.output),
+            predictions=append,
             progress=lambda done, total: bar.update(done),
         )
     console = Console()
@@ -67,19 +93,40 @@ def _evaluate(options: Namespace) -> int:
     if found.rollout_relative_l2:
         console.print(_steps(found.rollout_relative_l2))
     if options.output is not None:
-        write_record(
-            Path(options.output),
-            {
-                "kind": "evaluation",
-                "model": options.model,
-                "data": options.data,
-                "metrics": found.metrics,
-                "rollout_relative_l2": found.rollout_relative_l2,
-                "dt_scale": options.dt_scale,
-                "seconds": found.seconds,
-            },
-        )
+        write_record(Path(options.output), _record(options, trained, dataset, found))
     return 0
+
+
+def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Evaluation) -> dict[str, Any]:
+    """What `kinn report` reads: the data file is the experiment, the model the contender."""
+    from kinn.nn import KirchhoffCell
+
+    told, ours = trained.metadata, any(isinstance(module, KirchhoffCell) for module in trained.model.modules())
+    steps = list(range(1, len(found.rollout_relative_l2) + 1))
+    words = [
+        f"{options.model} {options.data}",
+        *([f"--dt-scale {options.dt_scale:g}"] if options.dt_scale != 1 else []),
+    ]
+    return {
+        "command": " ".join(["kinn evaluate", *words]),
+        "experiment": Path(options.data).stem,
+        "title": f"{Path(options.data).name}, {' x '.join(map(str, dataset.grid))}",
+        "variant": options.name or told["model"],
+        "role": "ours" if ours else "baseline",
+        "model": told["model"],
+        "arguments": told["arguments"],
+        "seed": told["extra"].get("config", {}).get("seed", 0),
+        "primary_metric": "relative_l2",
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "data": {"file": options.data, "test": len(dataset)},
+        "metrics": {"test": found.metrics},
+        "curves": {"rollout_step": steps, "rollout_relative_l2": found.rollout_relative_l2} if steps else {},
+        "dt_scale": options.dt_scale,
+        "time": {"evaluate_seconds": found.seconds},
+        "device": trained.device.type,
+        "fields": found.fields,
+        "spectra": found.spectra,
+    }
 
 
 def _remind(trained: TrainedModel, grid: tuple[int, ...], dt_scale: float) -> None:

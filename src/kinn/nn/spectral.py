@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kinn.nn.fourier import Modes, inverse, transform
+from kinn.ops.backends import warn_once
 from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class SpectralConv2d(nn.Module):
 
     All other modes are set to zero; negative `k1` follow from the field being real. Non-negative and negative `k0` have
     a weight block each, of shape `(in_channels, out_channels, m0, m1)`. The modes are those of the domain, not of the
-    grid: the same weights act on any resolution, and modes that a coarse grid cannot hold are left out.
+    grid: the same weights act on any resolution, and modes that a coarse grid cannot hold are left out; training on
+    such a grid says so, once.
 
     Args:
         in_channels: channels of the input.
@@ -74,8 +76,21 @@ class SpectralConv2d(nn.Module):
 
     def _convolve(self, x: Tensor) -> Tensor:
         modes = Modes.lowest((x.shape[1], x.shape[2]), self.n_modes)
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._tell_idle(modes)
         spectrum = transform(x if x.dtype == torch.float64 else x.float(), modes)
         return inverse(self._mix(spectrum, modes), modes).to(x.dtype)
+
+    def _tell_idle(self, modes: Modes) -> None:
+        """Weights that never see their mode stay as they were drawn, and disturb every finer grid."""
+        held = modes.negative, modes.columns
+        if held == self.n_modes:
+            return
+        own, grid, most = (" x ".join(map(str, pair)) for pair in (self.n_modes, (modes.height, modes.width), held))
+        warn_once(
+            f"SpectralConv2d has weights for {own} Fourier modes, of which a grid of {grid} points holds {most}: the "
+            "others cannot train here, and act as they were drawn on finer grids; take no more n_modes than that"
+        )
 
     def _mix(self, spectrum: Tensor, modes: Modes) -> Tensor:
         """Multiply every mode by its matrix: real and imaginary parts by both parts of the weight at once."""

@@ -58,7 +58,7 @@ def kernels_fit(x: Tensor, parameters: Sequence[Tensor | None], most_weights: in
         return False
     reason = cpu.unavailable()
     if reason is not None:
-        _warn_once(f"fused layers run as plain PyTorch, because {reason}")
+        warn_once(f"fused layers run as plain PyTorch, because {reason}")
     return reason is None
 
 
@@ -97,7 +97,7 @@ def backend_for(where: str, backend: str, device: torch.device) -> str:
 
 
 def _warn_slow(reason: str) -> None:
-    _warn_once(f"scans run in the slow reference loop, because {reason}")
+    warn_once(f"scans run in the slow reference loop, because {reason}")
 
 
 # Called while tracing, not in the graph, as by `torch.compiler.assume_constant_result`, which would load the compiler.
@@ -105,7 +105,7 @@ _warn_slow._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMembe
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
     """Warn, in the name of the first caller who is neither kinn nor torch."""
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("kinn", "torch"):

@@ -16,7 +16,7 @@ from kinn.recipes.shallow_water import shallow_water
 from kinn.recipes.ukno_layouts import ukno_layouts
 from kinn.train.settings import chosen_device, expect_devices
 
-__all__ = ["Experiment", "Source", "Variant", "budgets", "describe", "experiments", "names", "run"]
+__all__ = ["Experiment", "Source", "Variant", "budgets", "describe", "experiments", "names", "run", "run_experiment"]
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def run(
             budget=budget or budgets(name)[0],
             seeds=seeds,
             device=device,
-            output=Path(output),
+            output=output,
             devices=devices,
-            public=[Path(file) for file in data],
+            data=data,
             progress=progress,
         )
     ]

@@ -45,7 +45,7 @@ def darcy(budget: str) -> tuple[Experiment, ...]:
             ),
             loss="relative_l2",
             primary_metric="nrmse",
-            normalize="min-max",
+            normalize="standard",
             optimizer=OptimizerSettings(name="adamw", lr=1e-3, weight_decay=1e-6, schedule="one-cycle", clip=1.0),
             training=TrainSettings(**_TRAINING[budget]),
             resolutions=_RESOLUTIONS[budget],

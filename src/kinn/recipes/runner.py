@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,30 +25,49 @@ _CONSTANTS = ("beta", "viscosity")  # of the equations, where public files diffe
 def run_experiment(
     experiment: Experiment,
     *,
-    recipe: str,
-    budget: str,
-    seeds: Sequence[int],
-    device: str,
-    output: Path,
-    progress: bool,
+    output: str | Path,
+    seeds: Sequence[int] = (0,),
+    device: str = "auto",
     devices: int = 1,
-    public: Sequence[Path] = (),
+    data: Sequence[str | Path] = (),
+    progress: bool = True,
+    recipe: str = "",
+    budget: str = "",
 ) -> list[Path]:
-    """Train and evaluate all variants; see :func:`kinn.recipes.run`."""
+    """Train and evaluate all variants of an experiment, one of the recipes' or your own; write a record for each.
+
+    Called again with the same arguments, it goes on where it stopped; finished variants are not run again.
+
+    Args:
+        experiment: what to train, on what, and how.
+        output: folder for data, runs and records, which `kinn report` and `kinn.report.print_table` draw.
+        seeds: of initialisation and data order, one run each.
+        device: "auto", "cpu" or "cuda".
+        devices: how many train one model together.
+        data: files to use instead of the source's, in any layout that `kinn.data.open_dataset` reads: the data, then
+            one for each further test set.
+        progress: show progress bars.
+        recipe: name of the recipe that it comes from, for the records.
+        budget: and the recipe's budget.
+
+    Returns:
+        the records' paths, in the order of the seeds and variants.
+
+    Raises:
+        ValueError: data that do not fit the experiment, or a folder with another run's records.
+        FileNotFoundError: if a file of data does not exist.
+    """
+    output, public = Path(output), [Path(file) for file in data]
     paths, left = [], []
     for seed in seeds:
-        options = f" --data {' '.join(path.name for path in public)}" if public else ""
-        header = {
-            "recipe": recipe,
-            "budget": budget,
-            "command": f"kinn reproduce {recipe} --budget {budget} --seeds {seed}{options}",
-        }
+        header = {"recipe": recipe, "budget": budget}
         for variant in experiment.variants:
             slug = "".join(c if c.isalnum() else "-" for c in variant.name.lower()).strip("-")
             path = output / "records" / experiment.name / f"{slug}-seed{seed}.json"
             identity = _identity(experiment, variant, seed, public)
             if not _is_done(path, identity):
-                left.append((variant, seed, path, {**header, **identity}))
+                command = _command(recipe, budget, variant, seed, public)
+                left.append((variant, seed, path, {**header, "command": command, **identity}))
             paths.append(path)
     if left:  # what is finished needs no data
         folder = output / "data"
@@ -86,6 +107,14 @@ def run_experiment(
                 continue
             write_record(path, {**header, **_labels(experiment, variant), **result})
     return paths
+
+
+def _command(recipe: str, budget: str, variant: Variant, seed: int, public: Sequence[Path]) -> str:
+    """What gives a record again: the recipe's command, or the script that called."""
+    if not recipe:
+        return shlex.join(["python", *sys.argv]) if sys.argv[0].endswith(".py") else ""
+    words = ["kinn", "reproduce", recipe, "--budget", budget, "--seeds", str(seed), "--variants", variant.name]
+    return shlex.join([*words, *(["--data", *(path.name for path in public)] if public else [])])
 
 
 def _identity(experiment: Experiment, variant: Variant, seed: int, public: Sequence[Path] = ()) -> dict[str, Any]:
@@ -130,10 +159,13 @@ def as_told_by(data: Data, experiment: Experiment) -> Experiment:
     viscosity = f", viscosity {told['viscosity']:g}" if "viscosity" in told else ""
     experiment = replace(experiment, title=experiment.title.format(steps=steps, viscosity=viscosity))
     ours = experiment.source.parameters
-    both = [name for name in _CONSTANTS if name in told and name in ours]
-    other = [f"{name} = {told[name]:g}" for name in both if told[name] != ours[name]]
+    theirs = [name for name in _CONSTANTS if name in ours]
+    other = [f"{name} = {told[name]:g}" for name in theirs if name in told and told[name] != ours[name]]
     if not other:
-        return experiment
+        shown = any(variant.paper or variant.paper_ratio for variant in experiment.variants)
+        unsaid = [f"{name} = {ours[name]:g}" for name in theirs if shown and name not in told]
+        note = f"The paper's figures are for {', '.join(unsaid)}, which these data do not state."
+        return replace(experiment, notes=(*experiment.notes, note)) if unsaid else experiment
     note = f"The paper's figures are for other data than these, which have {', '.join(other)}: they are not shown."
     variants = tuple(replace(variant, paper=None, paper_ratio=None) for variant in experiment.variants)
     return replace(experiment, variants=variants, notes=(*experiment.notes, note))

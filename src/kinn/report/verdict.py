@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from kinn.report.records import Experiment, Variant
 from kinn.report.wording import FACTOR_NAMES, TIMES_APART, flatten, gap, join, metric_name, number_format, split_name
 
+_LEVEL = 5e-4  # shown as 0.0 %
 _RATE, _SEED = "config.optimizer.lr", "config.training.seed"
 _UNROLL, _EPOCHS = "config.rollout.unroll", "config.training.epochs"
 
@@ -69,7 +70,7 @@ def _scored(experiment: Experiment, variant: Variant) -> str:
 def _duel(experiment: Experiment, ours: Variant, baseline: Variant) -> str:
     metric = metric_name(experiment.primary_metric)
     mine, theirs = _mean(experiment, ours)[0], _mean(experiment, baseline)[0]
-    if mine == theirs:
+    if abs(mine - theirs) < _LEVEL * max(mine, theirs) or mine == theirs:
         return f"On {metric} {_scored(experiment, ours)} and the baseline {_scored(experiment, baseline)} are level."
     if _apart(experiment, ours, baseline) is False:
         return (

@@ -111,6 +111,7 @@ def evaluate(
     field_samples: Sequence[int] = (),
     field_steps: Sequence[int] = (-1,),
     spectra: bool = False,
+    predictions: Callable[[Tensor], object] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a model on a data set; rollouts go from the first frames of each trajectory to its end.
@@ -127,6 +128,8 @@ def evaluate(
             slice of 3-D grids).
         field_steps: the rollout's steps to return them at; 1 is the first, -1 the last.
         spectra: whether to return the mean power spectra over all samples, at the same steps.
+        predictions: called with the predicted fields of each batch, in physical units and the order of the samples,
+            `(b, C, *grid)` or `(b, steps, C, *grid)`.
         progress: called with (samples done, all samples).
 
     Raises:
@@ -145,8 +148,12 @@ def evaluate(
             given, truth = given.to(trained.device), truth.to(trained.device)
             prediction = trained.predict_normalized(given, truth.shape[1], dt_scale=dt_scale)
             scores.update(trained, prediction, truth)
-            if spectra:
-                powers.update(trained.output_normalizer.decode(prediction), truth)
+            if spectra or predictions is not None:
+                physical = trained.output_normalizer.decode(prediction)
+                if spectra:
+                    powers.update(physical, truth)
+                if predictions is not None:
+                    predictions(physical)
             done += len(given)
             if progress is not None:
                 progress(done, len(dataset))

@@ -1,11 +1,13 @@
 """Li's Navier-Stokes files (MATLAB): version 7.3 is HDF5, version 5 is read through SciPy.
 
 Both hold `u (N, nx, ny, T)`, vorticity at the points `i / n` of the unit torus, and `t` with `T` times, in the units of
-the equation. `a`, the field at time 0, is not read: it is no frame of `u`.
+the equation. `a`, the field at time 0, is not read: it is no frame of `u`. The viscosity stands in the name of the file
+alone, `..._V1e-3_...`, and is read from there.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +41,7 @@ def open_matlab7(path: Path, file: h5py.File, u: h5py.Dataset) -> TrajectoryData
     if u.ndim != 4:
         raise ValueError(f"u in {path} must have the axes (N, nx, ny, T) in MATLAB, but its shape is {u.shape[::-1]}")
     store = ArrayFileStore(path, "u", axes=(3, 0, None, 2, 1))
-    return TrajectoryDataset(
-        Samples(store), time=_time(file.get("t"), u.shape[0]), metadata={"equation": "navier-stokes"}
-    )
+    return TrajectoryDataset(Samples(store), time=_time(file.get("t"), u.shape[0]), metadata=_metadata(path))
 
 
 def open_matlab5(path: Path) -> TrajectoryDataset:
@@ -72,9 +72,7 @@ def open_matlab5(path: Path) -> TrajectoryDataset:
     what = f"u in {path}"
     values = to_float32(u.transpose(0, 3, 1, 2)[:, :, None], what=what)
     times = _time(content.get("t"), u.shape[3])
-    return TrajectoryDataset(
-        Samples(TensorStore(values, what=what)), time=times, metadata={"equation": "navier-stokes"}
-    )
+    return TrajectoryDataset(Samples(TensorStore(values, what=what)), time=times, metadata=_metadata(path))
 
 
 def write_matlab7(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
@@ -116,6 +114,11 @@ def _set_class(array: h5py.Dataset, name: str) -> None:
     kind.set_size(len(value))
     attribute = h5py.h5a.create(array.id, b"MATLAB_class", kind, h5py.h5s.create(h5py.h5s.SCALAR))
     attribute.write(np.asarray(value), mtype=kind)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    told = re.search(r"_V(\d+(?:\.\d+)?e-?\d+)(?=_|\.|$)", path.name, re.IGNORECASE)
+    return {"equation": "navier-stokes", **({"viscosity": float(told[1])} if told else {})}
 
 
 def _time(t: Any, n_frames: int) -> list[float] | None:

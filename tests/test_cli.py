@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import warnings
 
 import h5py
 import pytest
@@ -14,6 +16,7 @@ from kinn.cli import main
 from kinn.data import open_dataset
 from kinn.models import FKNO
 from kinn.nn import time_scales
+from kinn.notices import warn_once
 from kinn.report import load_records
 from kinn.train import evaluate, load_model, save_model
 
@@ -28,6 +31,8 @@ def folder(tmp_path_factory):
     assert main([*poisson, "--output", f"{folder}/p.h5", "--samples", "24"]) == 0
     assert main([*poisson, "--output", f"{folder}/test.h5", "--samples", "5", "--seed", "1"]) == 0
     assert main(["train", "--data", f"{folder}/p.h5", *SMALL, "--output", f"{folder}/run", "--device", "cpu"]) == 0
+    with h5py.File(folder / "flat.h5", "w") as file:  # its author forgot the axis of the one channel
+        file["input"] = file["output"] = torch.zeros(3, 8, 8).numpy()
     return folder
 
 
@@ -92,13 +97,42 @@ def test_a_grid_unlike_the_training_calls_for_its_spacing(folder, capsys):
     model, data = f"{folder}/coarse.safetensors", f"{folder}/test.h5"
     grid = open_dataset(data).grid
     save_model(model, FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2), extra={"grid": [n // 2 for n in grid]})
-    capsys.readouterr()
-    assert main(["evaluate", model, data]) == 0
-    assert f"--dt-scale 0.5 (centres of cells, or periodic) or {(grid[0] // 2 - 1) / (grid[0] - 1):.6g}" in (
-        capsys.readouterr().err
-    )
-    assert main(["evaluate", model, data, "--dt-scale", "0.5"]) == 0
-    assert "--dt-scale" not in capsys.readouterr().err
+    told = f"dt_scale 0.5 (centres of cells, or periodic) or {(grid[0] // 2 - 1) / (grid[0] - 1):.6g} (nodes with both"
+    for measure in (
+        lambda: main(["evaluate", model, data]),
+        lambda: load_model(model).predict(torch.rand(1, 1, *grid)),
+    ):
+        warn_once.cache_clear()
+        with pytest.warns(UserWarning, match=re.escape(told)):
+            measure()
+    warn_once.cache_clear()
+    with pytest.warns(UserWarning, match=re.escape("no one ratio of spacings fits its axes")):
+        load_model(model).predict(torch.rand(1, 1, grid[0], 3 * grid[1]))
+    warn_once.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["evaluate", model, data, "--dt-scale", "0.5"]) == 0
+        load_model(model).predict(torch.rand(1, 1, *(n // 2 for n in grid)))
+
+
+def test_notices_are_shown_without_the_place_in_a_library(monkeypatch):
+    shown = []
+    monkeypatch.setattr("kinn.cli._parser", lambda _: shown.append(warnings.formatwarning) or sys.exit(0))
+    before = warnings.formatwarning
+    assert main(["train"]) == 0
+    assert warnings.formatwarning is before
+    assert shown[0](UserWarning("kinn: slow"), UserWarning, "lib.py", 3) == "kinn: slow\n"
+    assert shown[0](UserWarning("other"), UserWarning, "lib.py", 3).startswith("lib.py:3: UserWarning: other")
+
+
+def test_the_bare_command_shows_its_help(capsys):
+    assert main([]) == 0
+    assert "kinn COMMAND [options]" in capsys.readouterr().out
+
+
+def test_a_data_set_is_no_field(folder):
+    with pytest.raises(TypeError, match=r"got OperatorDataset.*\.inputs\.read\(range\(4\)\)"):
+        load_model(f"{folder}/run/model.safetensors").predict(open_dataset(f"{folder}/test.h5"))
 
 
 def test_the_circuits_of_a_trained_model(folder, capsys):
@@ -263,7 +297,9 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
             ["train", "--config", "{0}/run/config.yaml", "--output", "{0}/run", "--lr", "0.1"],
             "its lr is 0.001,",
         ),
+        (["train", "--data", "{0}/flat.h5", "--output", "x"], "flat.h5 gives OperatorDataset(2 pairs, 8 -> 8 channels"),
         (["evaluate", "{0}/p.h5", "{0}/p.h5"], "is not a kinn model"),
+        (["evaluate", "{0}/run/last.ckpt", "{0}/p.h5"], "its best model is {0}/run/model.safetensors"),
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--device", "abacus"], "'abacus' cannot be used here"),
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["circuit", "{0}/run/model.safetensors"], "FNO has no Kirchhoff block"),
@@ -282,12 +318,11 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
         (["evaluate", "{0}/run/model.safetensors"], "required: DATA; see kinn evaluate --help"),
         (["evaluate", "image"], "required: MODEL, DATA; see kinn evaluate image --help"),
         (["dance"], "invalid choice: 'dance'"),
-        ([], "but it was not provided; see kinn --help"),
     ],
 )
 def test_a_users_error_is_one_sentence(folder, capsys, monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert message in error_of(capsys, *(argument.format(folder) for argument in arguments))
+    assert message.format(folder) in error_of(capsys, *(argument.format(folder) for argument in arguments))
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kinn.nn import SpectralConv2d, fourier
-from kinn.ops import backends
+from kinn.notices import warn_once
 
 
 @pytest.fixture(autouse=True, params=["fft", "products"])
@@ -114,7 +114,7 @@ def test_wrong_fields(x: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(("grid", "held"), [((16, 16), (8, 9)), ((24, 9), (12, 5)), ((23, 30), (11, 12))])
 def test_training_on_a_grid_too_coarse_for_some_modes_says_which(grid: tuple[int, int], held: tuple[int, int]) -> None:
-    backends.warn_once.cache_clear()
+    warn_once.cache_clear()
     conv = SpectralConv2d(1, 1, (12, 12))
     message = f"12 x 12 Fourier modes, of which a grid of {grid[0]} x {grid[1]} points holds {held[0]} x {held[1]}: "
     with pytest.warns(UserWarning, match=message):
@@ -125,7 +125,7 @@ def test_training_on_a_grid_too_coarse_for_some_modes_says_which(grid: tuple[int
 
 
 def test_no_word_of_modes_where_all_are_held_or_nothing_trains() -> None:
-    backends.warn_once.cache_clear()
+    warn_once.cache_clear()
     conv = SpectralConv2d(1, 1, (12, 12))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

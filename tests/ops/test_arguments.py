@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import kinn.ops
+from kinn.notices import warn_once
 from kinn.ops import cpu, grid_scan, selective_scan, triton
 from kinn.ops.triton import available
 
@@ -110,7 +111,7 @@ def test_one_float64_argument_makes_it_float64(make):
 def test_unusable_compiler_is_said_once(make, monkeypatch):
     arguments = make(1, (4,), 2, 2)
     monkeypatch.setattr(cpu, "unavailable", lambda: "numba is on holiday")
-    kinn.ops.backends.warn_once.cache_clear()
+    warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -121,12 +122,12 @@ def test_unusable_compiler_is_said_once(make, monkeypatch):
     assert seen[0].filename == __file__
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: numba is on holiday"):
         selective_scan(**arguments, backend="cpu")
-    kinn.ops.backends.warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 def test_layers_without_a_compiler_say_so_once(monkeypatch):
     monkeypatch.setattr(cpu, "unavailable", lambda: "numba is on holiday")
-    kinn.ops.backends.warn_once.cache_clear()
+    warn_once.cache_clear()
     x, weight = torch.rand(600, 2), torch.rand(2, 2)
     with pytest.warns(UserWarning, match="fused layers run as plain PyTorch, because numba is on holiday") as seen:
         y = [kinn.ops.channel_mix(x, x, weight, None) for _ in range(2)]
@@ -134,7 +135,7 @@ def test_layers_without_a_compiler_say_so_once(monkeypatch):
     assert seen[0].filename == __file__
     monkeypatch.undo()
     torch.testing.assert_close(y[0], kinn.ops.channel_mix(x, x, weight, None))
-    kinn.ops.backends.warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 def test_cpu_backend_wants_cpu_tensors(make):

@@ -9,7 +9,8 @@ import torch
 
 from kinn.models import FKNO
 from kinn.nn import KirchhoffBlock
-from kinn.ops import backends, cpu, grid_scan, selective_scan, use_backend
+from kinn.notices import warn_once
+from kinn.ops import cpu, grid_scan, selective_scan, use_backend
 
 
 class Scan(torch.nn.Module):
@@ -117,7 +118,7 @@ def test_a_transform_is_refused_by_the_compiled_backend_and_said_once_by_auto(ma
     x, *rest = make(1, (6,), 4, 2).values()
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: forward-mode derivatives"):
         torch.func.jvp(lambda x: selective_scan(x, *rest, backend="cpu"), (x,), (x,))
-    backends.warn_once.cache_clear()
+    warn_once.cache_clear()
     with pytest.warns(UserWarning, match="slow reference loop, because forward-mode derivatives and transforms"):
         torch.func.jvp(lambda x: selective_scan(x, *rest), (x,), (x,))
 
@@ -136,12 +137,12 @@ def test_compiles_into_one_graph_where_no_kernel_runs(make, monkeypatch):
     arguments = make(1, (4,), 2, 2)
     monkeypatch.setattr(cpu, "unavailable", lambda: "numba is away")
     torch.compiler.reset()
-    backends.warn_once.cache_clear()
+    warn_once.cache_clear()
     compiled = torch.compile(lambda x: selective_scan(**{**arguments, "x": x}), fullgraph=True, backend="eager")
     with pytest.warns(UserWarning, match="because numba is away"):
         y = compiled(arguments["x"])
     torch.testing.assert_close(y, selective_scan(**arguments, backend="reference"))
-    backends.warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 def test_a_model_runs_in_onnx_with_any_batch_size(tmp_path):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import ArgumentError
 
@@ -17,6 +19,7 @@ from kinn._version import __version__
 from kinn.cli import bench, circuit, evaluate, generate, image, reproduce, train
 from kinn.cli.parser import Commands, Parser
 
+_format = warnings.formatwarning
 _EQUATIONS = ("poisson", "navier-stokes", "darcy", "shallow-water")
 _IMAGES = ("train image", "evaluate image")
 _COMMANDS = ("generate", *_EQUATIONS, "train", "evaluate", *_IMAGES, "reproduce", "report", "circuit", "bench")
@@ -33,12 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if all went well, 2 after a user's error (one sentence on stderr), 130 after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if " ".join(arguments[:2]) in _IMAGES:
         arguments[:2] = ["-".join(arguments[:2])]
     # anywhere on the line: whoever needs it has just seen an error and adds it at the end
     debug = "--debug" in arguments
-    commands = None
+    commands, shown = None, warnings.formatwarning
+    warnings.formatwarning = _format_warning
     try:
         parser, commands = _parser(arguments)
         options = parser.parse_args([a for a in arguments if a != "--debug"])
@@ -64,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug or type(error).__name__ != "OutOfMemoryError":  # torch's own
             raise
         return _say("Error: the device has not enough memory: try a smaller --batch-size or model", 2)
+    finally:
+        warnings.formatwarning = shown
 
 
 def _parser(arguments: Sequence[str]) -> tuple[Parser, Commands]:
@@ -131,6 +137,11 @@ def _sentence(message: str, arguments: Sequence[str]) -> str:
 def _option(key: str, arguments: Sequence[str]) -> str:
     positional = {"model", "folder", "data"} if arguments[0].startswith("evaluate") else {"model", "folder"}
     return key.upper() if key in positional else f"--{key.replace('_', '-')}"
+
+
+def _format_warning(message: Warning | str, *where: Any, **line: Any) -> str:
+    """Our own notices without the place in some library that they came through."""
+    return f"{message}\n" if str(message).startswith("kinn: ") else _format(message, *where, **line)
 
 
 def _say(message: str, code: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,6 @@ def _evaluate(options: Namespace) -> int:
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
-    _remind(trained, dataset.grid, options.dt_scale)
     about = {"model": options.model, "data": options.data, "dt_scale": options.dt_scale}
     keep = prediction_file(options.predictions, about) if options.predictions else nullcontext()
     with ProgressBar("Evaluating", total=len(dataset), unit="samples") as bar, keep as append:
@@ -127,20 +125,6 @@ def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Eval
         "fields": found.fields,
         "spectra": found.spectra,
     }
-
-
-def _remind(trained: TrainedModel, grid: tuple[int, ...], dt_scale: float) -> None:
-    """Say so where the grid is not that of the training and a model that wants to know is not told."""
-    ours, here = tuple(trained.metadata["extra"].get("grid", grid)), grid
-    if dt_scale != 1 or ours == here or not trained.takes_dt_scale:
-        return
-    centres, nodes = ours[0] / here[0], (ours[0] - 1) / max(here[0] - 1, 1)
-    print(
-        f"kinn: the model was trained on {' x '.join(map(str, ours))} points, these data have "
-        f"{' x '.join(map(str, here))}. If they cover the same domain, say --dt-scale {centres:.6g} (centres of cells, "
-        f"or periodic) or {nodes:.6g} (nodes with both ends)",
-        file=sys.stderr,
-    )
 
 
 def _table(metrics: dict[str, float], title: str):

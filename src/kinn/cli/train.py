@@ -130,6 +130,8 @@ def _train(options: Namespace) -> int:
     # settings first: a slip in them should not wait for the data
     optimizer, training = _optimizer(options), _training(options)
     parts = _parts(options)
+    for name, part in parts.items():
+        _expect_plane(options.data if name == "train" else options.validation, part)
     config.update(_forecast(options, parts["train"]))
     task = _task(config, parts["train"], optimizer)
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -164,6 +166,15 @@ def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]
     if held_out == len(data):
         raise ValueError(f"{options.data} holds {len(data)} samples: too few for training and validation")
     return split(data, {"train": len(data) - held_out, "validation": held_out}, seed=options.split_seed)
+
+
+def _expect_plane(path: Any, part: OperatorDataset | TrajectoryDataset) -> None:
+    """All models of the command line work on two axes; a channel axis forgotten makes one of them channels."""
+    if len(part.grid) != 2:
+        raise ValueError(
+            f"{path} gives {part!r}, but kinn's models need a grid of two axes: arrays have the axes (N, C, *grid), "
+            "trajectories (N, T, C, *grid), also where C is 1"
+        )
 
 
 def _forecast(options: Namespace, train: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kinn.nn.fourier import Modes, inverse, transform
-from kinn.ops.backends import warn_once
+from kinn.notices import warn_once
 from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:

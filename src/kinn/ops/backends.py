@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import sys
-import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from kinn.notices import warn_once
 from kinn.ops import cpu, triton
 from kinn.ops.autograd import transformed
 
@@ -102,15 +100,6 @@ def _warn_slow(reason: str) -> None:
 
 # Called while tracing, not in the graph, as by `torch.compiler.assume_constant_result`, which would load the compiler.
 _warn_slow._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Warn, in the name of the first caller who is neither kinn nor torch."""
-    frame, level = sys._getframe(), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("kinn", "torch"):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(f"kinn: {message}", stacklevel=level)
 
 
 def check_option(where: str, name: str, value: str, known: tuple[str, ...]) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kinn.data import Identity, MinMax, Standard
+from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDataset
+from kinn.notices import warn_once
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -111,12 +112,34 @@ class TrainedModel:
         return self
 
     def _fields(self, values: Any) -> Tensor:
+        if isinstance(values, (OperatorDataset, TrajectoryDataset)):
+            raise TypeError(
+                f"expected fields, a tensor or an array, got {values!r}: take some, by .inputs.read(range(4)) or "
+                ".trajectories.read(range(4)), or measure all with kinn.train.evaluate"
+            )
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
         return torch.as_tensor(values).to(parameter)
 
     def settings(self) -> dict[str, Any]:
         """The kind of task and its settings, as plain values."""
         return {"kind": "operator"} if self.rollout is None else {"kind": "rollout", **asdict(self.rollout)}
+
+    def _remind(self, grid: tuple[int, ...]) -> None:
+        """Say so where the grid is not that of the training and a model that wants to know is not told."""
+        ours = tuple(self.metadata.get("extra", {}).get("grid", grid))
+        if ours == grid or len(ours) != len(grid) or not self.takes_dt_scale:
+            return
+        centres = {f"{a / b:.6g}" for a, b in zip(ours, grid)}
+        nodes = {f"{(a - 1) / max(b - 1, 1):.6g}" for a, b in zip(ours, grid)}
+        fits = "no one ratio of spacings fits its axes"
+        if len(centres) == 1 or len(nodes) == 1:
+            words = (centres, "centres of cells, or periodic"), (nodes, "nodes with both ends")
+            fits = "dt_scale " + " or ".join(f"{min(one)} ({what})" for one, what in words if len(one) == 1)
+        before, here = (" x ".join(map(str, points)) for points in (ours, grid))
+        warn_once(
+            f"the model was trained on {before} points, these data have {here}, and dt_scale is 1. If they cover the "
+            f"same domain: {fits}"
+        )
 
     @property
     def takes_dt_scale(self) -> bool:
@@ -129,6 +152,9 @@ class TrainedModel:
             raise ValueError(
                 f"{type(self.model).__name__} is not told the grid's spacing: it takes no dt_scale, got {dt_scale:g}"
             )
+
+        if dt_scale == 1.0:
+            self._remind(tuple(first.shape[2 if self.rollout is None else 3 :]))
 
         def apply(x: Tensor) -> Tensor:
             return self.model(x) if dt_scale == 1.0 else self.model(x, dt_scale=dt_scale)

@@ -144,7 +144,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             header = metadata.get("kinn")
             stored = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a kinn model, or is truncated: {error}") from error
+        best = path.with_name("model.safetensors")
+        hint = f"; it is where a training goes on, its best model is {best}" if path.suffix == ".ckpt" else ""
+        raise ValueError(f"{path} is not a kinn model, or is truncated: {error}{hint}") from error
     if header is None:
         what = "not of a kinn model: its metadata has no entry 'kinn'"
         if "kinn_images" in metadata:

@@ -1,0 +1,18 @@
+"""What a user should know once: a slow path, weights that cannot train, a grid that a model was not told of."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+
+_NOT_USERS = ("kinn", "torch", "lightning")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn, in the name of the first caller who is neither kinn nor what it calls through."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_USERS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"kinn: {message}", stacklevel=level)

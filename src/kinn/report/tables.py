@@ -103,15 +103,15 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """The table as a LaTeX float; it needs the package booktabs. The notes end its caption."""
+    """The table as a LaTeX float, its notes below the rows; it needs the package booktabs."""
 
     def row(cells: list[str]) -> str:
         return f"    {' & '.join(cells)} \\\\"
 
     lines = [
-        r"\begin{table}",
+        r"\begin{table}  % \usepackage{booktabs}",
         r"  \centering\footnotesize",
-        f"  \\caption{{{latex_text(' '.join((table.title + '.', *table.notes)))}}}",
+        f"  \\caption{{{latex_text(table.title)}.}}",
         f"  \\label{{tab:{table.slug}}}",
         f"  \\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
         r"    \toprule",
@@ -121,7 +121,8 @@ def to_latex(table: Table) -> str:
     for i in range(len(table.roles)):
         cells = [latex_text(column.cells[i]) for column in table.columns]
         lines.append(row([rf"\textbf{{{c}}}" if i in column.best else c for c, column in zip(cells, table.columns)]))
-    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
+    notes = [rf"  \par\smallskip\parbox{{\linewidth}}{{{latex_text(' '.join(table.notes))}}}"] if table.notes else []
+    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", *notes, r"\end{table}", ""])
 
 
 def _latex_header(column: Column) -> str:

@@ -13,8 +13,9 @@ import yaml
 
 from kinn import recipes
 from kinn.cli import main
-from kinn.data import open_dataset
-from kinn.models import FKNO
+from kinn.data import export_dataset, from_arrays, open_dataset
+from kinn.metrics import relative_l2
+from kinn.models import FKNO, FNO
 from kinn.nn import time_scales
 from kinn.notices import warn_once
 from kinn.report import load_records
@@ -77,6 +78,21 @@ def test_evaluations_in_a_folder_make_a_report(folder, capsys):
     assert main(["report", str(compared), "--paper", f"{folder}/paper"]) == 0
     assert "FKNO-4" in (compared / "report.html").read_text()
     assert "FKNO-4" in next((folder / "paper").glob("*.tex")).read_text()
+
+
+def test_errors_of_several_channels_are_told_apart(folder, tmp_path, capsys):
+    pairs = open_dataset(f"{folder}/test.h5")
+    inputs, outputs = pairs.inputs.read(range(5)), pairs.outputs.read(range(5))
+    two = from_arrays(inputs, torch.cat((outputs, 2 * outputs), dim=1))
+    export_dataset(two, tmp_path / "two.h5", layout="kinn")
+    save_model(tmp_path / "m.safetensors", FNO(1, 2, width=4, n_modes=(2, 2)))
+    words = ["evaluate", f"{tmp_path}/m.safetensors", f"{tmp_path}/two.h5", "--output", f"{tmp_path}/e.json"]
+    assert main(words) == 0
+    prediction = load_model(tmp_path / "m.safetensors").predict(inputs)
+    found = json.loads((tmp_path / "e.json").read_text())["channels"]
+    expected = [relative_l2(prediction[:, :1], outputs), relative_l2(prediction[:, 1:], 2 * outputs)]
+    assert [errors["relative_l2"] for errors in found] == pytest.approx(expected, rel=1e-5)
+    assert "by channel" in capsys.readouterr().out
 
 
 def test_predicted_fields_are_kept(folder, capsys):
@@ -277,8 +293,8 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
             "--optimizer: Expected one of 'adam', 'adamw'. Got value: sgd;",
         ),
         (
-            ["train", "--data", "{0}/p.h5", "--output", "x", "--loss", "mse"],
-            "--loss: Expected one of 'relative_l1', 'relative_l2'. Got value: mse;",
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--loss", "h2"],
+            "--loss: Expected one of 'relative_l1', 'relative_l2', 'mse'. Got value: h2;",
         ),
         (
             ["train", "--data", "{0}/p.h5", "--output", "x", "--model.order", "1"],

@@ -102,6 +102,20 @@ def test_merged_errors_are_those_of_the_whole():
         merged.merge(other)
 
 
+@pytest.mark.parametrize("time_axis", [None, 1])
+def test_errors_of_a_channel_are_those_of_the_channel_alone(time_axis):
+    prediction, truth = fields(7, 4, 3, 5) if time_axis else fields(7, 3, 5)
+    together = FieldErrors(time_axis=time_axis)
+    for part in (slice(0, 3), slice(3, 7)):
+        together.update(prediction[part], truth[part])
+    found = together.per_channel()
+    assert len(found) == 3
+    for channel, errors in enumerate(found):
+        alone = FieldErrors(time_axis=time_axis)
+        alone.update(*(field[..., channel, None, :] for field in (prediction, truth)))
+        assert errors == pytest.approx(alone.compute(), rel=1e-14)
+
+
 def test_large_fields_are_taken_in_pieces(monkeypatch):
     prediction, truth = fields(9, 2, 8)
     expected = FieldErrors()

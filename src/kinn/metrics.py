@@ -176,6 +176,23 @@ class FieldErrors:
             "relative_l2": self.relative_l2(),
         }
 
+    def per_channel(self) -> list[dict[str, float]]:
+        """For each channel what :meth:`compute` would give for that channel alone.
+
+        >>> errors = FieldErrors()
+        >>> errors.update(torch.tensor([[[1.0, 1.0], [5.0, 5.0]]]), torch.tensor([[[1.0, 1.0], [4.0, 4.0]]]))
+        >>> [errors["relative_l2"] for errors in errors.per_channel()]
+        [0.0, 0.25]
+        """
+        sums, found = self._all(), []
+        assert self._largest is not None
+        for channel in range(sums.shape[-1]):
+            alone = FieldErrors(time_axis=self.time_axis)
+            alone._sums, alone._points = [sums[..., channel, None]], self._points
+            alone._largest = self._largest[:, channel, None]
+            found.append(alone.compute())
+        return found
+
     def rmse(self) -> float:
         """See :func:`rmse`."""
         squares = self._all()[2]

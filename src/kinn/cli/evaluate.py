@@ -88,6 +88,8 @@ def _evaluate(options: Namespace) -> int:
         )
     console = Console()
     console.print(_table(found.metrics, f"{options.model} on {options.data} ({len(dataset)} samples)"))
+    if found.channels:
+        console.print(_channels(found.channels))
     if found.rollout_relative_l2:
         console.print(_steps(found.rollout_relative_l2))
     if options.output is not None:
@@ -118,6 +120,7 @@ def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Eval
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "data": {"file": options.data, "test": len(dataset)},
         "metrics": {"test": found.metrics},
+        "channels": found.channels,
         "curves": {"rollout_step": steps, "rollout_relative_l2": found.rollout_relative_l2} if steps else {},
         "dt_scale": options.dt_scale,
         "time": {"evaluate_seconds": found.seconds},
@@ -138,6 +141,19 @@ def _table(metrics: dict[str, float], title: str):
         if not name.endswith("_normalized"):
             unit = " (%)" if name.startswith("relative_l1") else ""
             table.add_row(f"{name}{unit}", f"{value:.4g}", f"{metrics[f'{name}_normalized']:.4g}")
+    return table
+
+
+def _channels(errors: list[dict[str, float]]):
+    from rich.table import Table
+
+    table = Table(title="by channel, physical units", title_justify="left")
+    table.add_column("channel")
+    names = [name for name in errors[0] if name != "relative_l1_mean"]
+    for name in names:
+        table.add_column(f"{name} (%)" if name.startswith("relative_l1") else name, justify="right")
+    for channel, values in enumerate(errors):
+        table.add_row(str(channel), *(f"{values[name]:.4g}" for name in names))
     return table
 
 

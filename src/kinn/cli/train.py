@@ -106,7 +106,7 @@ def _add_optimizer(parser: Parser) -> None:
     group = parser.add_argument_group("Optimiser")
     group.add_argument(
         "--loss",
-        type=Literal["relative_l1", "relative_l2"] | None,
+        type=Literal["relative_l1", "relative_l2", "mse"] | None,
         default=None,
         help="by default relative_l1 for pairs, relative_l2 for trajectories",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kinn.train.evaluate import Evaluation, evaluate, sample_field
-from kinn.train.losses import LOSSES, relative_l1_loss, relative_l2_loss
+from kinn.train.losses import LOSSES, mse_loss, relative_l1_loss, relative_l2_loss
 from kinn.train.prediction import Rollout, TrainedModel
 from kinn.train.saving import load_model, save_model
 from kinn.train.settings import OptimizerSettings, TrainSettings, chosen_device
@@ -34,6 +34,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load_model",
+    "mse_loss",
     "relative_l1_loss",
     "relative_l2_loss",
     "sample_field",

@@ -87,6 +87,7 @@ class Evaluation:
 
     Args:
         metrics: by name, over all samples (and steps); `..._normalized` in normalised units.
+        channels: of fields with several channels, the metrics of each alone, in physical units.
         rollout_relative_l2: mean over samples of the relative L2 error at each step, in physical units; empty for
             one-shot operators.
         fields: sample fields, as the result records hold them (see `evaluate`).
@@ -95,6 +96,7 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
+    channels: list[dict[str, float]] = field(default_factory=list)
     rollout_relative_l2: list[float] = field(default_factory=list)
     fields: list[dict[str, Any]] = field(default_factory=list)
     spectra: list[dict[str, Any]] = field(default_factory=list)
@@ -160,8 +162,10 @@ def evaluate(
         fields = _sample_fields(trained, items, field_samples, field_steps, dt_scale)
     finally:
         trained.model.train(was_training)
+    channels = scores.physical.per_channel()
     return Evaluation(
         metrics=scores.compute(),
+        channels=channels if len(channels) > 1 else [],
         rollout_relative_l2=[] if trained.rollout is None else scores.physical.relative_l2_per_step(),
         fields=fields,
         spectra=powers.compute(),

@@ -1,4 +1,4 @@
-"""Losses for fields: relative errors per sample, averaged over the samples of a batch."""
+"""Losses for fields: errors per sample, averaged over the samples of a batch."""
 
 from __future__ import annotations
 
@@ -43,9 +43,21 @@ def relative_l1_loss(prediction: Float[Tensor, "b ..."], truth: Float[Tensor, "b
     return _relative_loss(prediction, truth, order=1)
 
 
+def mse_loss(prediction: Float[Tensor, "b ..."], truth: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+    """Mean square error, as PDEBench trains with; arguments, result and errors as for `relative_l2_loss`.
+
+    Example:
+        >>> mse_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])).item()
+        2.0
+    """
+    error, _ = _error_and_truth(prediction, truth)
+    return error.square().mean()
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relative_l1": relative_l1_loss,
     "relative_l2": relative_l2_loss,
+    "mse": mse_loss,
 }
 
 
@@ -81,6 +93,12 @@ def loss_named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _relative_loss(prediction: Tensor, truth: Tensor, *, order: int) -> Tensor:
+    error, truth = _error_and_truth(prediction, truth)
+    size, distance = (torch.linalg.vector_norm(field, order, dim=1) for field in (truth, error))
+    return (distance / torch.where(size > 0, size, 1.0)).mean()
+
+
+def _error_and_truth(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if prediction.shape != truth.shape:
         raise ValueError(
             f"prediction and truth must have one shape, but theirs are {tuple(prediction.shape)} "
@@ -88,7 +106,5 @@ def _relative_loss(prediction: Tensor, truth: Tensor, *, order: int) -> Tensor:
         )
     # sums over a field of half-precision numbers overflow at 65504
     dtype = torch.promote_types(prediction.dtype, torch.float32)
-    error = (prediction.to(dtype) - truth.to(dtype)).flatten(1)
-    size = torch.linalg.vector_norm(truth.to(dtype).flatten(1), order, dim=1)
-    distance = torch.linalg.vector_norm(error, order, dim=1)
-    return (distance / torch.where(size > 0, size, 1.0)).mean()
+    truth = truth.to(dtype).flatten(1)
+    return prediction.to(dtype).flatten(1) - truth, truth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,53 @@ def test_damage_found_on_reading_names_the_sample(tmp_path: Path) -> None:
         data[6]
     with pytest.raises(OSError, match=r"0007/data .*it is no array"):
         data[7]
+
+
+def write_fields(path: Path, grid: tuple[int, ...], *names: str, times: int = 6) -> dict[str, np.ndarray]:
+    """As PDEBench writes compressible flow: an array per field, one more time than there are frames."""
+    fields = {name: RNG.normal(size=(4, 5, *grid)).astype("float32") for name in names}
+    with h5py.File(path, "w") as file:
+        for name, values in fields.items():
+            file[name] = values
+        file["t-coordinate"] = np.arange(times, dtype="float32") / 10
+        for axis, points in zip("xyz", grid):
+            file[f"{axis}-coordinate"] = (np.arange(points) + 0.5) / points
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("grid", "names"),
+    [
+        ((6, 7), ("density", "Vx", "Vy", "pressure")),  # channels in this order, whatever the file's
+        ((3, 4, 5), ("density", "Vx", "Vy", "Vz", "pressure")),
+        ((9,), ("density", "Vx", "pressure")),
+        ((9,), ("tensor",)),
+    ],
+)
+def test_pdebench_fields_in_an_array_each(tmp_path: Path, grid: tuple[int, ...], names: tuple[str, ...]) -> None:
+    path = tmp_path / "2D_CFD_Rand_M0.1_Eta0.1_Zeta0.1_periodic_128_Train.hdf5"
+    fields = write_fields(path, grid, *names)
+    data = open_dataset(path)
+    assert isinstance(data, TrajectoryDataset)
+    assert (len(data), data.n_frames, data.channels, data.grid) == (4, 5, len(names), grid)
+    assert data.time == [0, 0.1, 0.2, 0.3, 0.4]
+    assert data.metadata.get("channels", ["tensor"]) == list(names)
+    expected = torch.from_numpy(np.stack([fields[name] for name in names], axis=2))
+    assert torch.equal(torch.stack(list(data)), expected)
+    assert torch.equal(torch.stack(list(pickle.loads(pickle.dumps(data)).subset([3, 1]))), expected[[3, 1]])
+    assert torch.equal(torch.stack(list(data.subset([2, 0]).in_memory())), expected[[2, 0]])
+    given, future = TrajectoryWindows(data, n_history=2, n_future=1)[1]
+    assert torch.equal(given, expected[0, 1:3])
+    assert torch.equal(future, expected[0, 3:4])
+
+
+def test_pdebench_fields_that_do_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "cfd.hdf5"
+    write_fields(path, (6, 7), "density", "Vx", times=9)
+    assert open_dataset(path).time is None  # whose times they are is not known
+    with h5py.File(path, "r+") as file:
+        file["pressure"] = np.zeros((4, 5, 6, 6), "float32")
+    with pytest.raises(
+        ValueError, match=r"density, Vx, pressure in .*cfd.hdf5 must have the axes \(N, T, nx, \.\.\.\)"
+    ):
+        open_dataset(path)

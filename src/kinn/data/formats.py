@@ -11,7 +11,7 @@ from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.cno import open_cno
 from kinn.data.layouts.matlab import open_matlab5, open_matlab7
 from kinn.data.layouts.ours import ARRAYS, TRAJECTORY_FORMAT, open_ours, open_plain, plain_kind
-from kinn.data.layouts.pdebench import open_pdebench_darcy, open_pdebench_rdb
+from kinn.data.layouts.pdebench import FLUID_FIELDS, open_pdebench_darcy, open_pdebench_fields, open_pdebench_rdb
 
 
 def open_dataset(path: str | Path) -> OperatorDataset | TrajectoryDataset:
@@ -74,6 +74,8 @@ def _open_hdf5(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDatas
         return open_pdebench_rdb(path, file, groups)
     if "nu" in names and "tensor" in names:
         return open_pdebench_darcy(path, file)
+    if "t-coordinate" in names and (fields := [name for name in (*FLUID_FIELDS, "tensor") if name in names]):
+        return open_pdebench_fields(path, file, fields)
     u = file.get("u")
     if isinstance(u, h5py.Dataset) and ("MATLAB_class" in u.attrs or path.suffix == ".mat"):
         return open_matlab7(path, file, u)
@@ -83,8 +85,8 @@ def _open_hdf5(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDatas
         return open_plain(path, file, kind, {})
     raise ValueError(
         f"{path} has none of the known layouts (input and output, trajectory, CNO's Sample_<n>, MATLAB's u, PDEBench's "
-        f"nu and tensor or 0000/data): it holds {sorted(names)[:8]}; from_arrays((path, name), (path, name)) reads "
-        "other arrays"
+        "nu and tensor, 0000/data, or t-coordinate and tensor or density): it holds "
+        f"{sorted(names)[:8]}; from_arrays((path, name), (path, name)) reads other arrays"
     )
 
 

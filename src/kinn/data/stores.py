@@ -237,3 +237,20 @@ class GroupFileStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None}
+
+
+class ChannelStore:
+    """Trajectories whose channels are arrays of their own.
+
+    Args:
+        parts: stores of one shape `(N, T, C, *grid)`; their channels follow one another.
+    """
+
+    def __init__(self, parts: Sequence[Store]) -> None:
+        assert len({part.shape for part in parts}) == 1
+        n, frames, channels, *grid = parts[0].shape
+        self.parts, self.shape = tuple(parts), (n, frames, channels * len(parts), *grid)
+
+    def read(self, rows: Sequence[int], window: slice) -> Tensor:
+        """Rows as float32 `(len(rows), ...)`."""
+        return torch.cat([part.read(rows, window) for part in self.parts], dim=2)

@@ -1,8 +1,11 @@
-"""PDEBench's files (HDF5) of Darcy flow and of the radial dam break: points are centres of cells, numbers float32."""
+"""PDEBench's files (HDF5): Darcy flow, trajectories in a group each (radial dam break), in one array, in one per field.
+
+Points are centres of cells, numbers float32.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,10 @@ import numpy as np
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.fitting import batch_size, centres, domain_of, fitting_pairs, fitting_trajectories, number
 from kinn.data.samples import Samples
-from kinn.data.stores import ArrayFileStore, GroupFileStore
+from kinn.data.stores import ArrayFileStore, ChannelStore, GroupFileStore
 
 DAM_DOMAIN = (-2.5, 2.5)
+FLUID_FIELDS = ("density", "Vx", "Vy", "Vz", "pressure")
 
 
 def open_pdebench_darcy(path: Path, file: h5py.File) -> OperatorDataset:
@@ -79,6 +83,27 @@ def open_pdebench_rdb(path: Path, file: h5py.File, groups: list[str]) -> Traject
         metadata["domain"] = (float(f"{x[0] - half:.6g}"), float(f"{x[-1] + half:.6g}"))
     store = GroupFileStore(path, groups, "data", shape=(n_frames, channels, nx, ny), axes=(0, 3, 1, 2))
     return TrajectoryDataset(Samples(store), time=_times(file.get(f"{first}/grid/t")), metadata=metadata)
+
+
+def open_pdebench_fields(path: Path, file: h5py.File, names: Sequence[str]) -> TrajectoryDataset:
+    """Trajectories of fields in an array each, a channel for each in the order of `names`.
+
+    - `<name> (N, T, nx, ...)`: compressible flow has `density`, `Vx`, `Vy`, `Vz` and `pressure`, as many as it has
+      axes; advection and the like on a line have `tensor`.
+    - `t-coordinate`: times; of one more than there are frames, as PDEBench writes, the last is left out.
+
+    Raises:
+        ValueError: if shapes do not fit each other, or have no axis of space.
+    """
+    shapes = {name: _array(path, file, name).shape for name in names}
+    shape = shapes[names[0]]
+    if len(shape) < 3 or set(shapes.values()) != {shape}:
+        raise ValueError(f"{', '.join(names)} in {path} must have the axes (N, T, nx, ...) all, but they are {shapes}")
+    axes = (0, 1, None, *range(2, len(shape)))
+    times = _times(file.get("t-coordinate"))
+    times = times[: shape[1]] if times is not None and len(times) in (shape[1], shape[1] + 1) else None
+    store = ChannelStore([ArrayFileStore(path, name, axes=axes) for name in names])
+    return TrajectoryDataset(Samples(store), time=times, metadata={"channels": list(names)} if len(names) > 1 else {})
 
 
 def write_pdebench_darcy(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:

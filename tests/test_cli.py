@@ -174,6 +174,14 @@ def test_the_saved_configuration_replays_the_run(folder):
     assert config["history"] is None  # pairs have no use for it
 
 
+def test_a_finished_run_says_so(folder, capsys):
+    capsys.readouterr()
+    assert main(["train", "--config", f"{folder}/run/config.yaml", "--output", f"{folder}/run"]) == 0
+    said = capsys.readouterr().out
+    assert "finished before" in said
+    assert "Best of 2 epochs" in said
+
+
 def test_the_seed_reaches_the_initial_weights(folder):
     config = ["train", "--config", f"{folder}/run/config.yaml", "--output", f"{folder}/seed1", "--seed", "1"]
     assert main(config) == 0

@@ -124,6 +124,7 @@ def _add_training(parser: Parser) -> None:
 
 def _train(options: Namespace) -> int:
     from kinn.train import fit
+    from kinn.train.folder import RunFolder
 
     config = {name: value for name, value in options.as_dict().items() if name not in ("config", "output")}
     config["model_arguments"] = {name: value_of(value) for name, value in options.model_arguments.items()}
@@ -138,7 +139,10 @@ def _train(options: Namespace) -> int:
     print(
         f"{options.model}, {parameters:,} parameters, on {parts['train']!r}; validation on {len(parts['validation'])}"
     )
+    finished_before = RunFolder(options.output).finished() is not None
     found = fit(task, parts["train"], parts["validation"], training, options.output, config=config, title=options.model)
+    if finished_before:
+        print("This run was finished before: there was nothing left to train")
     best = {name: found.curves[name][found.best_epoch - 1] for name in ("validation_loss", "relative_l2")}
     best = {name: "not finite" if value is None else f"{value:.4g}" for name, value in best.items()}
     print(

@@ -8,8 +8,9 @@ holds is never read as a result. Few columns may go in one narrower vector, whos
 
 from __future__ import annotations
 
+from kinn.ops.cpu._partial import load_first, store_first
 from kinn.ops.cpu._tiles import part
-from kinn.ops.cpu._vector import load, load_first, splat, store, store_first
+from kinn.ops.cpu._vector import load, splat, store
 from kinn.ops.cpu.records import TILE
 
 

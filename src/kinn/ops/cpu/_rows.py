@@ -9,9 +9,10 @@ rows.
 from __future__ import annotations
 
 from kinn.ops.cpu._functions import rsqrt
+from kinn.ops.cpu._partial import load_first, store_first
 from kinn.ops.cpu._products import multiply
 from kinn.ops.cpu._tiles import part
-from kinn.ops.cpu._vector import load, load_first, pointer, splat, store, store_first, sum_each
+from kinn.ops.cpu._vector import load, pointer, splat, store, sum_each
 from kinn.ops.cpu.records import TILE
 
 

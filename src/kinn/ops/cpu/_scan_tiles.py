@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 from kinn.ops.cpu._functions import expm1_and_slope, expm1_of_log2
+from kinn.ops.cpu._partial import load_first, load_rows, store_first, store_rows
 from kinn.ops.cpu._tiles import part
 from kinn.ops.cpu._vector import (
     add_folded,
     any_below,
     fold,
     load,
-    load_first,
-    load_rows,
     parts,
     pointer,
     prefetch,
@@ -20,8 +19,6 @@ from kinn.ops.cpu._vector import (
     smaller,
     splat_each,
     store,
-    store_first,
-    store_rows,
 )
 from kinn.ops.cpu.records import TILE
 

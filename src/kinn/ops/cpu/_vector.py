@@ -29,29 +29,29 @@ class Vector(types.Type):
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, _ir_type(fe_type))
+        super().__init__(dmm, fe_type, ir_type(fe_type))
 
 
-def _ir_type(vector: Vector) -> ir.VectorType:
+def ir_type(vector: Vector) -> ir.VectorType:
     element = ir.FloatType() if vector.dtype.bitwidth == 32 else ir.DoubleType()
     return ir.VectorType(element, vector.lanes)
 
 
 def constant(vector: Vector, value: float) -> ir.Constant:
     """`value` in every lane."""
-    kind = _ir_type(vector)
+    kind = ir_type(vector)
     return ir.Constant(kind, [ir.Constant(kind.element, value)] * vector.lanes)
 
 
-def _shuffle(builder, left, right, lanes):
+def shuffle(builder, left, right, lanes):
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), [ir.Constant(ir.IntType(32), lane) for lane in lanes])
     return builder.shuffle_vector(left, right, mask)
 
 
-def _splat(builder, kind: ir.VectorType, scalar):
+def in_every_lane(builder, kind: ir.VectorType, scalar):
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return _shuffle(builder, first, undefined, [0] * kind.count)
+    return shuffle(builder, first, undefined, [0] * kind.count)
 
 
 def multiply_add(builder, a, b, c):
@@ -59,14 +59,14 @@ def multiply_add(builder, a, b, c):
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _address(context, builder, pointer_type, pointer, index, kind):
+def address_of(context, builder, pointer_type, pointer, index, kind):
     """Pointer to element `index` of an array or a plain pointer, as a pointer to `kind`."""
     if isinstance(pointer_type, types.Array):
         pointer = context.make_array(pointer_type)(context, builder, pointer).data
     return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
 
 
-def _align(pointer_type) -> int:
+def alignment(pointer_type) -> int:
     return pointer_type.dtype.bitwidth // 8
 
 
@@ -138,7 +138,7 @@ def load(typingctx, source, index, like):
     """A vector as long as `like` from `source[index:]`."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_address(context, builder, source, *args[:2], args[2].type), align=_align(source))
+        return builder.load(address_of(context, builder, source, *args[:2], args[2].type), align=alignment(source))
 
     return like(source, types.int64, like), codegen
 
@@ -148,104 +148,17 @@ def store(typingctx, target, index, value):
     """Write `value` to `target[index:]`."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[2], _address(context, builder, target, *args[:2], args[2].type), align=_align(target))
+        builder.store(args[2], address_of(context, builder, target, *args[:2], args[2].type), align=alignment(target))
         return context.get_dummy_value()
 
     return types.void(target, types.int64, value), codegen
 
 
-def _masked(builder, kind, count):
-    """The mask of the first `count` lanes."""
-    integers = ir.VectorType(ir.IntType(32), kind.count)
-    wide = _splat(builder, integers, builder.trunc(count, ir.IntType(32)))
-    lanes = ir.Constant(integers, [ir.Constant(ir.IntType(32), lane) for lane in range(kind.count)])
-    return builder.icmp_signed("<", lanes, wide)
-
-
-def _masked_load(context, builder, source_type, source, index, count, vector: Vector):
-    """The first `count` channels from `source[index:]`, zero in the others."""
-    kind = ir.VectorType(_ir_type(vector).element, vector.channels)
-    mask = _masked(builder, kind, count)
-    address = _address(context, builder, source_type, source, index, kind)
-    name = f"llvm.masked.load.v{kind.count}f{vector.dtype.bitwidth}.p0"
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(kind, [address.type, ir.IntType(32), mask.type, kind]), name
-    )
-    align = ir.Constant(ir.IntType(32), _align(source_type))
-    return builder.call(
-        function, [address, align, mask, ir.Constant(kind, [ir.Constant(kind.element, 0.0)] * kind.count)]
-    )
-
-
-def _masked_store(context, builder, target_type, target, index, count, value):
-    """Write the first `count` lanes of an LLVM vector to `target[index:]`."""
-    kind = value.type
-    mask = _masked(builder, kind, count)
-    address = _address(context, builder, target_type, target, index, kind)
-    name = f"llvm.masked.store.v{kind.count}f{target_type.dtype.bitwidth}.p0"
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(ir.VoidType(), [kind, address.type, ir.IntType(32), mask.type]), name
-    )
-    builder.call(function, [value, address, ir.Constant(ir.IntType(32), _align(target_type)), mask])
-
-
-def _part(builder, vector: Vector, value, number):
+def part_of(builder, vector: Vector, value, number):
     """One potential's lanes."""
     if vector.parts == 1:
         return value
-    return _shuffle(builder, value, value, range(number * vector.channels, (number + 1) * vector.channels))
-
-
-@intrinsic
-def load_first(typingctx, source, index, count, like):
-    """The first `count` channels from `source[index:]`, zero in the others, for every potential alike.
-
-    Memory behind them is not touched.
-    """
-
-    def codegen(context, builder, signature, args):
-        value = _masked_load(context, builder, source, *args[:3], like)
-        return value if like.parts == 1 else _shuffle(builder, value, value, list(range(like.channels)) * like.parts)
-
-    return like(source, types.int64, types.int64, like), codegen
-
-
-@intrinsic
-def load_rows(typingctx, source, index, stride, count, like):
-    """As :func:`load_first`, with the potentials in rows of their own, `stride` apart."""
-
-    def codegen(context, builder, signature, args):
-        values = []
-        for number in range(like.parts):
-            at = builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, number)))
-            values.append(_masked_load(context, builder, source, args[0], at, args[3], like))
-        return values[0] if like.parts == 1 else _shuffle(builder, *values, range(like.lanes))
-
-    return like(source, types.int64, types.int64, types.int64, like), codegen
-
-
-@intrinsic
-def store_first(typingctx, target, index, count, value):
-    """Write the first `count` channels of `value`, of its first potential, to `target[index:]`."""
-
-    def codegen(context, builder, signature, args):
-        _masked_store(context, builder, target, *args[:3], _part(builder, value, args[3], 0))
-        return context.get_dummy_value()
-
-    return types.void(target, types.int64, types.int64, value), codegen
-
-
-@intrinsic
-def store_rows(typingctx, target, index, stride, count, value):
-    """The reverse of :func:`load_rows`."""
-
-    def codegen(context, builder, signature, args):
-        for number in range(value.parts):
-            at = builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, number)))
-            _masked_store(context, builder, target, args[0], at, args[3], _part(builder, value, args[4], number))
-        return context.get_dummy_value()
-
-    return types.void(target, types.int64, types.int64, types.int64, value), codegen
+    return shuffle(builder, value, value, range(number * vector.channels, (number + 1) * vector.channels))
 
 
 @intrinsic
@@ -268,7 +181,7 @@ def splat(typingctx, like, value):
     """`value` in every lane of a vector as long as `like`."""
 
     def codegen(context, builder, signature, args):
-        return _splat(builder, args[0].type, args[1])
+        return in_every_lane(builder, args[0].type, args[1])
 
     return like(like, like.dtype), codegen
 
@@ -280,8 +193,8 @@ def splat_each(typingctx, like, source, index):
     def codegen(context, builder, signature, args):
         kind = args[0].type
         first = ir.VectorType(kind.element, like.parts)
-        elements = builder.load(_address(context, builder, source, *args[1:], first), align=_align(source))
-        return _shuffle(builder, elements, elements, [lane // like.channels for lane in range(like.lanes)])
+        elements = builder.load(address_of(context, builder, source, *args[1:], first), align=alignment(source))
+        return shuffle(builder, elements, elements, [lane // like.channels for lane in range(like.lanes)])
 
     return like(like, source, types.int64), codegen
 
@@ -293,7 +206,7 @@ def fold(typingctx, value):
     def codegen(context, builder, signature, args):
         if value.parts == 1:
             return args[0]
-        turned = _shuffle(builder, args[0], args[0], [(i + value.channels) % value.lanes for i in range(value.lanes)])
+        turned = shuffle(builder, args[0], args[0], [(i + value.channels) % value.lanes for i in range(value.lanes)])
         return builder.fadd(args[0], turned)
 
     return value(value), codegen
@@ -308,15 +221,15 @@ def add_folded(typingctx, target, index, value, lanes):
 
     def codegen(context, builder, signature, args):
         for number in range(value.parts):
-            folded = _part(builder, value, args[2], number)
+            folded = part_of(builder, value, args[2], number)
             while folded.type.count > lanes.literal_value:
                 half = folded.type.count // 2
-                low, high = (_shuffle(builder, folded, folded, range(i, i + half)) for i in (0, half))
+                low, high = (shuffle(builder, folded, folded, range(i, i + half)) for i in (0, half))
                 folded = builder.fadd(low, high)
             at = builder.add(args[1], ir.Constant(args[1].type, number * lanes.literal_value))
-            address = _address(context, builder, target, args[0], at, folded.type)
-            total = builder.fadd(builder.load(address, align=_align(target)), folded)
-            builder.store(total, address, align=_align(target))
+            address = address_of(context, builder, target, args[0], at, folded.type)
+            total = builder.fadd(builder.load(address, align=alignment(target)), folded)
+            builder.store(total, address, align=alignment(target))
         return context.get_dummy_value()
 
     return types.void(target, types.int64, value, lanes), codegen
@@ -327,10 +240,10 @@ def any_below(typingctx, value, bound, count):
     """Whether one of the first `count` channels is below a number; NaN is not."""
 
     def codegen(context, builder, signature, args):
-        below = builder.fcmp_ordered("<", args[0], _splat(builder, args[0].type, args[1]))
+        below = builder.fcmp_ordered("<", args[0], in_every_lane(builder, args[0].type, args[1]))
         integers = ir.VectorType(ir.IntType(32), value.lanes)
         channel = ir.Constant(integers, [ir.Constant(ir.IntType(32), i % value.channels) for i in range(value.lanes)])
-        wide = _splat(builder, integers, builder.trunc(args[2], ir.IntType(32)))
+        wide = in_every_lane(builder, integers, builder.trunc(args[2], ir.IntType(32)))
         found = builder.and_(below, builder.icmp_signed("<", channel, wide))
         return builder.icmp_signed("!=", builder.bitcast(found, ir.IntType(value.lanes)), ir.IntType(value.lanes)(0))
 
@@ -366,8 +279,8 @@ def sum_each(typingctx, source, index, like):
     def codegen(context, builder, signature, args):
         start, lanes = args[1], like.lanes
         step = [ir.Constant(start.type, lanes * i) for i in range(lanes)]
-        address = [_address(context, builder, source, args[0], builder.add(start, s), args[2].type) for s in step]
-        rows = [builder.load(a, align=_align(source)) for a in address]
+        address = [address_of(context, builder, source, args[0], builder.add(start, s), args[2].type) for s in step]
+        rows = [builder.load(a, align=alignment(source)) for a in address]
         block = lanes // 2
         while block:
             half = len(rows) // 2
@@ -382,8 +295,8 @@ def _merge(builder, left, right, block):
     """Fold each pair of neighbouring blocks of lanes: `left`'s sums in the even blocks, `right`'s in the odd ones."""
     lanes = left.type.count
     even = [(lane // block) % 2 == 0 for lane in range(lanes)]
-    first = _shuffle(builder, left, right, [i if even[i] else lanes + i - block for i in range(lanes)])
-    second = _shuffle(builder, left, right, [i + block if even[i] else lanes + i for i in range(lanes)])
+    first = shuffle(builder, left, right, [i if even[i] else lanes + i - block for i in range(lanes)])
+    second = shuffle(builder, left, right, [i + block if even[i] else lanes + i for i in range(lanes)])
     return builder.fadd(first, second)
 
 

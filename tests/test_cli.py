@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -21,6 +22,7 @@ from kinn.notices import warn_once
 from kinn.report import load_records
 from kinn.train import evaluate, load_model, save_model
 
+EVALUATE = ["evaluate", "{0}/run/model.safetensors", "{0}/test.h5"]
 SMALL = ["--model", "FNO", "--model-arguments.width", "6", "--model-arguments.n_modes", "[3, 3]", "--epochs", "2"]
 
 
@@ -60,12 +62,9 @@ def test_a_trained_model_is_measured(folder, capsys):
 def test_evaluations_in_a_folder_make_a_report(folder, capsys):
     """Two contenders, one of them with two seeds, of a user's own training on a user's own data."""
     data, compared = f"{folder}/test.h5", folder / "compared"
-    for seed in (0, 1):
-        save_model(
-            f"{folder}/fkno{seed}.safetensors",
-            FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2),
-            extra={"config": {"seed": seed}},
-        )
+    for seed, config in ((0, {"seed": 0}), (1, {"training": {"seed": 1}})):  # as kinn train and recipes keep it
+        model = FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2)
+        save_model(f"{folder}/fkno{seed}.safetensors", model, extra={"config": config})
         own = ["--name", "FKNO-4", "--output", f"{compared}/fkno-{seed}.json"]
         assert main(["evaluate", f"{folder}/fkno{seed}.safetensors", data, *own]) == 0
     assert main(["evaluate", f"{folder}/run/model.safetensors", data, "--output", f"{compared}/fno.json"]) == 0
@@ -76,22 +75,40 @@ def test_evaluations_in_a_folder_make_a_report(folder, capsys):
         ("FKNO-4", "ours", 2),
     ]
     assert main(["report", str(compared), "--paper", f"{folder}/paper"]) == 0
-    assert "FKNO-4" in (compared / "report.html").read_text()
+    page = (compared / "report.html").read_text()
+    assert "FKNO-4" in page
+    assert "3 evaluations of 2 models" in page
+    assert "took no part in training" not in page
     assert "FKNO-4" in next((folder / "paper").glob("*.tex")).read_text()
+
+
+def test_evaluations_that_do_not_compare_are_told_apart(folder, tmp_path):
+    model, data, wider = f"{folder}/run/model.safetensors", f"{folder}/test.h5", tmp_path / "wider.safetensors"
+    save_model(wider, FNO(1, 1, width=8, n_modes=(3, 3)), extra={"config": None})
+    other = tmp_path / "test.h5"
+    shutil.copy(f"{folder}/p.h5", other)
+    for name, words in (("a", [model, data]), ("wider", [wider, data]), ("other", [wider, other, "--name", "wide"])):
+        assert main(["evaluate", *map(str, words), "--output", f"{tmp_path}/{name}.json"]) == 0
+    with pytest.raises(ValueError, match=r"a\.json and .*wider\.json are both seed 0 of FNO, .*kinn evaluate --name"):
+        load_records([tmp_path / "a.json", tmp_path / "wider.json"])
+    with pytest.raises(ValueError, match=r"a\.json and .*other\.json are of different data under one name"):
+        load_records([tmp_path / "a.json", tmp_path / "other.json"])
 
 
 def test_errors_of_several_channels_are_told_apart(folder, tmp_path, capsys):
     pairs = open_dataset(f"{folder}/test.h5")
     inputs, outputs = pairs.inputs.read(range(5)), pairs.outputs.read(range(5))
     two = from_arrays(inputs, torch.cat((outputs, 2 * outputs), dim=1))
+    two.metadata["channels"] = ["u", "v"]
     export_dataset(two, tmp_path / "two.h5", layout="kinn")
     save_model(tmp_path / "m.safetensors", FNO(1, 2, width=4, n_modes=(2, 2)))
     words = ["evaluate", f"{tmp_path}/m.safetensors", f"{tmp_path}/two.h5", "--output", f"{tmp_path}/e.json"]
     assert main(words) == 0
     prediction = load_model(tmp_path / "m.safetensors").predict(inputs)
     found = json.loads((tmp_path / "e.json").read_text())["channels"]
+    assert list(found) == ["u", "v"]
     expected = [relative_l2(prediction[:, :1], outputs), relative_l2(prediction[:, 1:], 2 * outputs)]
-    assert [errors["relative_l2"] for errors in found] == pytest.approx(expected, rel=1e-5)
+    assert [errors["relative_l2"] for errors in found.values()] == pytest.approx(expected, rel=1e-5)
     assert "by channel" in capsys.readouterr().out
 
 
@@ -104,8 +121,10 @@ def test_predicted_fields_are_kept(folder, capsys):
         with h5py.File(path) as file:
             torch.testing.assert_close(torch.as_tensor(file["prediction"][:]), expected)
             assert (file.attrs["model"], file.attrs["data"], file.attrs["dt_scale"]) == (model, data, 1)
-    assert "holds no predictions: choose another path" in error_of(capsys, *command, data)  # anything else is not
-    assert len(open_dataset(data)) == 5
+        assert path.stat().st_size < 1.2 * expected.numel() * 4 + 20_000
+    # anything else is not
+    assert "holds no predictions: choose another path" in error_of(capsys, *command, f"{folder}/p.h5")
+    assert len(open_dataset(f"{folder}/p.h5")) == 24
     assert not list(folder.glob("*.part"))
 
 
@@ -113,7 +132,7 @@ def test_a_grid_unlike_the_training_calls_for_its_spacing(folder, capsys):
     model, data = f"{folder}/coarse.safetensors", f"{folder}/test.h5"
     grid = open_dataset(data).grid
     save_model(model, FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2), extra={"grid": [n // 2 for n in grid]})
-    told = f"dt_scale 0.5 (centres of cells, or periodic) or {(grid[0] // 2 - 1) / (grid[0] - 1):.6g} (nodes with both"
+    told = f"set it to 0.5 (centres of cells, or periodic) or {(grid[0] // 2 - 1) / (grid[0] - 1):.6g} (nodes with both"
     for measure in (
         lambda: main(["evaluate", model, data]),
         lambda: load_model(model).predict(torch.rand(1, 1, *grid)),
@@ -122,7 +141,7 @@ def test_a_grid_unlike_the_training_calls_for_its_spacing(folder, capsys):
         with pytest.warns(UserWarning, match=re.escape(told)):
             measure()
     warn_once.cache_clear()
-    with pytest.warns(UserWarning, match=re.escape("no one ratio of spacings fits its axes")):
+    with pytest.warns(UserWarning, match="refined by different ratios"):
         load_model(model).predict(torch.rand(1, 1, grid[0], 3 * grid[1]))
     warn_once.cache_clear()
     with warnings.catch_warnings():
@@ -321,9 +340,13 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
             ["train", "--config", "{0}/run/config.yaml", "--output", "{0}/run", "--lr", "0.1"],
             "its lr is 0.001,",
         ),
-        (["train", "--data", "{0}/flat.h5", "--output", "x"], "flat.h5 gives OperatorDataset(2 pairs, 8 -> 8 channels"),
+        (["train", "--data", "{0}/flat.h5", "--output", "x"], "flat.h5 holds OperatorDataset(3 pairs, 8 -> 8 channels"),
         (["evaluate", "{0}/p.h5", "{0}/p.h5"], "is not a kinn model"),
         (["evaluate", "{0}/run/last.ckpt", "{0}/p.h5"], "its best model is {0}/run/model.safetensors"),
+        ([*EVALUATE, "--output", "{0}/test.h5"], "--output {0}/test.h5 is DATA itself"),
+        ([*EVALUATE, "--predictions", "{0}/run/model.safetensors"], "model.safetensors is MODEL itself"),
+        ([*EVALUATE, "--output", "x", "--predictions", "x"], "--predictions x is --output itself"),
+        ([*EVALUATE, "--output", "{0}/p.h5"], "--output {0}/p.h5 exists and is no result"),
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--device", "abacus"], "'abacus' cannot be used here"),
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["circuit", "{0}/run/model.safetensors"], "FNO has no Kirchhoff block"),

@@ -18,6 +18,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+METRICS = ("rmse", "nrmse", "max_error", "relative_l1_median", "relative_l1_mean", "relative_l2")
 _CHUNK = 2**22  # values converted to float64 at once: 32 MiB
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
+from typing import Any
 
-_NOT_USERS = ("kinn", "torch", "lightning")
+_NOT_USERS = ("kinn", "torch", "lightning", "pytorch_lightning", "multiprocessing")
+_format = warnings.formatwarning
 
 
 @functools.cache
@@ -16,3 +18,8 @@ def warn_once(message: str) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_USERS:
         frame, level = frame.f_back, level + 1
     warnings.warn(f"kinn: {message}", stacklevel=level)
+
+
+def format_warning(message: Warning | str, *where: Any, **line: Any) -> str:
+    """For `warnings.formatwarning`: our own notices without the place in some library that they came through."""
+    return f"{message}\n" if str(message).startswith("kinn: ") else _format(message, *where, **line)

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import platform
+import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -67,6 +69,16 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         found["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
     return found
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words as they are typed, quoted where the machine's shell needs it.
+
+    Example:
+        >>> command_line(["kinn", "evaluate", "my file.h5"])  # doctest: +SKIP
+        "kinn evaluate 'my file.h5'"
+    """
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def write_record(path: str | Path, record: Mapping[str, Any]) -> None:

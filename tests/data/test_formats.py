@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def test_li_layout(tmp_path: Path, version: str) -> None:
     assert (len(data), data.n_frames, data.channels, data.grid) == (5, 3, 1, (6, 7))
     assert data.time == [1, 2, 3]
     assert data.metadata == {"equation": "navier-stokes", "viscosity": 1e-3}  # said by the file's name alone
+    assert open_dataset(shutil.copy(path, tmp_path / "ns_V1e-4 (1).mat")).metadata["viscosity"] == 1e-4
     assert "viscosity" not in open_dataset(path.rename(tmp_path / "flows.mat")).metadata
     data = open_dataset(tmp_path / "flows.mat")
     expected = torch.from_numpy(u).permute(0, 3, 1, 2)[:, :, None]

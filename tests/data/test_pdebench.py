@@ -211,3 +211,17 @@ def test_pdebench_fields_that_do_not_fit(tmp_path: Path) -> None:
         ValueError, match=r"density, Vx, pressure in .*cfd.hdf5 must have the axes \(N, T, nx, \.\.\.\)"
     ):
         open_dataset(path)
+
+
+def test_groups_of_fields_on_a_line(tmp_path: Path) -> None:
+    """As `1D_diff-sorp_NA_NA.h5`."""
+    values = RNG.normal(size=(3, 5, 9, 1)).astype("float32")
+    with h5py.File(tmp_path / "line.h5", "w") as file:
+        for n, sample in enumerate(values):
+            file[f"{n:04d}/data"] = sample
+            file[f"{n:04d}/grid/x"], file[f"{n:04d}/grid/t"] = (np.arange(9) + 0.5) / 9, np.arange(5.0)
+    data = open_dataset(tmp_path / "line.h5")
+    assert isinstance(data, TrajectoryDataset)
+    assert (data.grid, data.channels, data.time) == ((9,), 1, [0, 1, 2, 3, 4])
+    assert data.metadata == {"domain": (0, 1)}
+    assert torch.equal(torch.stack(list(data)), torch.from_numpy(values).movedim(-1, 2))

@@ -131,3 +131,8 @@ def test_no_word_of_modes_where_all_are_held_or_nothing_trains() -> None:
         warnings.simplefilter("error")
         conv(torch.rand(1, 24, 22, 1))
         conv.eval()(torch.rand(1, 16, 16, 1))
+
+
+def test_the_word_of_modes_leaves_tracing_alone() -> None:
+    conv, x = SpectralConv2d(1, 1, (12, 12)), torch.rand(1, 16, 16, 1)
+    torch.testing.assert_close(torch.jit.trace(conv, x)(x), conv(x))

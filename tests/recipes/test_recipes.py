@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
+import h5py
 import pytest
 import torch
 
 from kinn import recipes
-from kinn.data import generate_navier_stokes, generate_poisson
+from kinn.data import export_dataset, generate_navier_stokes, generate_poisson, open_dataset
 from kinn.data.stores import ArrayFileStore
 from kinn.models import model_names
 from kinn.recipes import loading, runner
@@ -292,3 +294,53 @@ def test_generators_work_where_the_training_does():
         tmp, lambda *_: None, "cuda"
     )
     assert seen == [("cuda", 3), 4]
+
+
+def test_an_experiment_of_ones_own(tmp_path):
+    """A generator that knows nothing of folders, a title with LaTeX's braces, files of an equation of one's own."""
+
+    def plain(path, *, progress, samples, resolution, seed):
+        values = torch.randn(samples, 1, resolution, resolution, generator=torch.Generator().manual_seed(seed)).numpy()
+        with h5py.File(path, "w") as file:
+            file["input"], file["output"] = values, 2 * values
+        progress(samples, samples)
+
+    source = Source("own", plain, {"samples": 8, "resolution": 16, "seed": 0}, equation="doubling")
+    sizes = {"train": 4, "validation": 2, "test": 2}
+    variants = (Variant("FNO", "FNO", "baseline", {"width": 4, "n_modes": (4, 4)}),)
+    title = r"$\mathcal{O}(h)$"
+    own = replace(POISSON, source=source, sizes=sizes, variants=variants, title=title, tests={}, resolutions=())
+    paths = recipes.run_experiment(own, output=tmp_path / "run", seeds=[1, 1, 0], device="cpu", progress=False)
+    records = [json.loads(path.read_text()) for path in paths]
+    assert [(record["seed"], record["title"], record["recipe"]) for record in records] == [
+        (1, title, ""),
+        (0, title, ""),
+    ]
+    file = tmp_path / "mine.h5"
+    with h5py.File(file, "w") as out:
+        out["input"] = out["output"] = torch.rand(8, 1, 16, 16).numpy()
+    for equation, fits in (("doubling", True), ("halving", False)):
+        data = open_dataset(file)
+        data.metadata["equation"] = equation
+        path = export_dataset(data, tmp_path / f"{equation}.h5", layout="kinn")
+        how = nullcontext() if fits else pytest.raises(ValueError, match=r"data of 'halving', .* is about 'doubling'")
+        with how:  # one path stands for a list of one
+            recipes.run_experiment(own, output=tmp_path / equation, data=str(path), device="cpu", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"primary_metric": "mse"}, "primary_metric must be one of rmse, .*, but is 'mse'"),
+        ({"sizes": {"train": 4, "test": 2}}, "sizes must name train, validation and test"),
+        (
+            {"variants": [replace(POISSON.variants[0], name=name) for name in ("a+b", "a-b")]},
+            r"but are \['a\+b', 'a-b'\]",
+        ),
+        ({"variants": [POISSON.variants[0]] * 2}, "variants need names that differ"),
+    ],
+)
+def test_an_experiment_that_contradicts_itself_makes_nothing(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.run_experiment(replace(POISSON, **changes), output=tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -300,6 +300,11 @@ def test_hostile_names_stay_text_everywhere(records):
     assert r"50 \% \& " in to_latex(table)
 
 
+def test_latex_caption_ends_once(records):
+    for title, caption in (("Does it pay?", r"\caption{Does it pay?}"), ("Darcy", r"\caption{Darcy.}")):
+        assert caption in to_latex(table_of([{**record, "title": title} for record in records[:2]]))
+
+
 def test_latex_keeps_columns_and_rows(records):
     lines = to_latex(table_of(records[:2])).splitlines()
     rows = [line for line in lines if line.endswith(r"\\")]

@@ -11,15 +11,14 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from jsonargparse import ArgumentError
 
 from kinn._version import __version__
 from kinn.cli import bench, circuit, evaluate, generate, image, reproduce, train
 from kinn.cli.parser import Commands, Parser
+from kinn.notices import format_warning
 
-_format = warnings.formatwarning
 _EQUATIONS = ("poisson", "navier-stokes", "darcy", "shallow-water")
 _IMAGES = ("train image", "evaluate image")
 _COMMANDS = ("generate", *_EQUATIONS, "train", "evaluate", *_IMAGES, "reproduce", "report", "circuit", "bench")
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # anywhere on the line: whoever needs it has just seen an error and adds it at the end
     debug = "--debug" in arguments
     commands, shown = None, warnings.formatwarning
-    warnings.formatwarning = _format_warning
+    warnings.formatwarning = format_warning
     try:
         parser, commands = _parser(arguments)
         options = parser.parse_args([a for a in arguments if a != "--debug"])
@@ -137,11 +136,6 @@ def _sentence(message: str, arguments: Sequence[str]) -> str:
 def _option(key: str, arguments: Sequence[str]) -> str:
     positional = {"model", "folder", "data"} if arguments[0].startswith("evaluate") else {"model", "folder"}
     return key.upper() if key in positional else f"--{key.replace('_', '-')}"
-
-
-def _format_warning(message: Warning | str, *where: Any, **line: Any) -> str:
-    """Our own notices without the place in some library that they came through."""
-    return f"{message}\n" if str(message).startswith("kinn: ") else _format(message, *where, **line)
 
 
 def _say(message: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ def add(commands: Commands) -> None:
         "units; for a model that forecasts, over full rollouts and step by step.",
         epilog="Examples:\n"
         "  kinn evaluate runs/p/model.safetensors test.h5\n"
-        "  kinn evaluate runs/p/model.safetensors test.h5 --name 'FKNO-4' --output compared/fkno-seed0.json\n"
+        "  kinn evaluate runs/p/model.safetensors test.h5 --name FKNO-4 --output compared/fkno-seed0.json\n"
         "  kinn report compared --paper figures",
     )
     commands.add(
@@ -72,6 +73,7 @@ def _evaluate(options: Namespace) -> int:
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
+    _spare(options)
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
     about = {"model": options.model, "data": options.data, "dt_scale": options.dt_scale}
     keep = prediction_file(options.predictions, about) if options.predictions else nullcontext()
@@ -89,7 +91,7 @@ def _evaluate(options: Namespace) -> int:
     console = Console()
     console.print(_table(found.metrics, f"{options.model} on {options.data} ({len(dataset)} samples)"))
     if found.channels:
-        console.print(_channels(found.channels))
+        console.print(_channels(found.channels, _names(dataset, found)))
     if found.rollout_relative_l2:
         console.print(_steps(found.rollout_relative_l2))
     if options.output is not None:
@@ -97,30 +99,59 @@ def _evaluate(options: Namespace) -> int:
     return 0
 
 
+def _spare(options: Namespace) -> None:
+    """Refuse to write over what is read, or over anything that is no result."""
+    given = {"MODEL": options.model, "DATA": options.data}
+    for name in ("output", "predictions"):
+        path = getattr(options, name)
+        for other, taken in given.items():
+            if path is not None and Path(path).resolve() == Path(taken).resolve():
+                raise ValueError(f"--{name} {path} is {other} itself: choose another file")
+        if path is not None:
+            given[f"--{name}"] = path
+    if options.output is not None and Path(options.output).is_file():
+        with Path(options.output).open("rb") as file:
+            if not file.read(1024).lstrip().startswith(b"{"):
+                raise ValueError(f"--output {options.output} exists and is no result: choose another file")
+
+
+def _names(dataset: Any, found: Evaluation) -> list[str]:
+    """What the channels are called, or their numbers."""
+    names = dataset.metadata.get("channels")
+    fits = isinstance(names, list) and len(names) == len(found.channels)
+    return [str(name) for name in names] if fits else [str(number) for number in range(len(found.channels))]
+
+
+def _seed(extra: Mapping[str, Any]) -> int:
+    """Of the training: `kinn train` keeps it beside the other options, recipes among those of the training."""
+    config = extra.get("config") or {}
+    return config.get("seed", (config.get("training") or {}).get("seed")) or 0
+
+
 def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Evaluation) -> dict[str, Any]:
     """What `kinn report` reads: the data file is the experiment, the model the contender."""
     from kinn.nn import KirchhoffCell
+    from kinn.recipes.loading import file_identity
+    from kinn.records import command_line
 
     told, ours = trained.metadata, any(isinstance(module, KirchhoffCell) for module in trained.model.modules())
     steps = list(range(1, len(found.rollout_relative_l2) + 1))
-    words = [
-        f"{options.model} {options.data}",
-        *([f"--dt-scale {options.dt_scale:g}"] if options.dt_scale != 1 else []),
-    ]
+    scale = ["--dt-scale", f"{options.dt_scale:g}"] if options.dt_scale != 1 else []
     return {
-        "command": " ".join(["kinn evaluate", *words]),
+        "kind": "evaluation",
+        "command": command_line(["kinn", "evaluate", options.model, options.data, *scale]),
         "experiment": Path(options.data).stem,
         "title": f"{Path(options.data).name}, {' x '.join(map(str, dataset.grid))}",
         "variant": options.name or told["model"],
         "role": "ours" if ours else "baseline",
         "model": told["model"],
         "arguments": told["arguments"],
-        "seed": told["extra"].get("config", {}).get("seed", 0),
+        "seed": _seed(told["extra"]),
         "primary_metric": "relative_l2",
         "parameters": sum(p.numel() for p in trained.model.parameters()),
-        "data": {"file": options.data, "test": len(dataset)},
+        "data": {"file": file_identity(Path(options.data)), "test": len(dataset)},
         "metrics": {"test": found.metrics},
-        "channels": found.channels,
+        "channels": dict(zip(_names(dataset, found), found.channels)),
         "curves": {"rollout_step": steps, "rollout_relative_l2": found.rollout_relative_l2} if steps else {},
         "dt_scale": options.dt_scale,
         "time": {"evaluate_seconds": found.seconds},
@@ -144,7 +175,7 @@ def _table(metrics: dict[str, float], title: str):
     return table
 
 
-def _channels(errors: list[dict[str, float]]):
+def _channels(errors: list[dict[str, float]], called: list[str]):
     from rich.table import Table
 
     table = Table(title="by channel, physical units", title_justify="left")
@@ -152,8 +183,8 @@ def _channels(errors: list[dict[str, float]]):
     names = [name for name in errors[0] if name != "relative_l1_mean"]
     for name in names:
         table.add_column(f"{name} (%)" if name.startswith("relative_l1") else name, justify="right")
-    for channel, values in enumerate(errors):
-        table.add_row(str(channel), *(f"{values[name]:.4g}" for name in names))
+    for channel, values in zip(called, errors):
+        table.add_row(channel, *(f"{values[name]:.4g}" for name in names))
     return table
 
 

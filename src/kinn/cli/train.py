@@ -131,8 +131,6 @@ def _train(options: Namespace) -> int:
     # settings first: a slip in them should not wait for the data
     optimizer, training = _optimizer(options), _training(options)
     parts = _parts(options)
-    for name, part in parts.items():
-        _expect_plane(options.data if name == "train" else options.validation, part)
     config.update(_forecast(options, parts["train"]))
     task = _task(config, parts["train"], optimizer)
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -157,11 +155,14 @@ def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]
     from kinn.data import open_dataset, split
     from kinn.data.datasets import resident
 
-    data: Any = resident(open_dataset(options.data))
+    data: Any = resident(_on_a_plane(options.data, open_dataset(options.data)))
     try:
         fraction = float(options.validation)
     except ValueError:
-        return {"train": data, "validation": resident(open_dataset(options.validation))}
+        return {
+            "train": data,
+            "validation": resident(_on_a_plane(options.validation, open_dataset(options.validation))),
+        }
     if not 0 < fraction < 1:
         raise ValueError(
             f"--validation must be a fraction between 0 and 1, or a data file, but is {options.validation}"
@@ -172,13 +173,15 @@ def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]
     return split(data, {"train": len(data) - held_out, "validation": held_out}, seed=options.split_seed)
 
 
-def _expect_plane(path: Any, part: OperatorDataset | TrajectoryDataset) -> None:
-    """All models of the command line work on two axes; a channel axis forgotten makes one of them channels."""
-    if len(part.grid) != 2:
+def _on_a_plane(path: Any, data: Any) -> Any:
+    """The data, if the models of the command line can take them."""
+    if len(data.grid) != 2:
         raise ValueError(
-            f"{path} gives {part!r}, but kinn's models need a grid of two axes: arrays have the axes (N, C, *grid), "
-            "trajectories (N, T, C, *grid), also where C is 1"
+            f"{path} holds {data!r}, but the models of the command line work on grids of two axes: docs/training.md "
+            "tells how to build one for lines or volumes in Python. Arrays have the axes (N, C, *grid), trajectories "
+            "(N, T, C, *grid), also where C is 1"
         )
+    return data
 
 
 def _forecast(options: Namespace, train: Any) -> dict[str, Any]:

@@ -76,17 +76,18 @@ class SpectralConv2d(nn.Module):
 
     def _convolve(self, x: Tensor) -> Tensor:
         modes = Modes.lowest((x.shape[1], x.shape[2]), self.n_modes)
-        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._tell_idle(modes)
+        if self.training and torch.is_grad_enabled() and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            self.tell_idle(x.shape[1], x.shape[2])
         spectrum = transform(x if x.dtype == torch.float64 else x.float(), modes)
         return inverse(self._mix(spectrum, modes), modes).to(x.dtype)
 
-    def _tell_idle(self, modes: Modes) -> None:
-        """Weights that never see their mode stay as they were drawn, and disturb every finer grid."""
+    def tell_idle(self, height: int, width: int) -> None:
+        """Warn, once, of modes that a grid does not have: training there leaves their weights as they were drawn."""
+        modes = Modes.lowest((height, width), self.n_modes)
         held = modes.negative, modes.columns
         if held == self.n_modes:
             return
-        own, grid, most = (" x ".join(map(str, pair)) for pair in (self.n_modes, (modes.height, modes.width), held))
+        own, grid, most = (" x ".join(map(str, pair)) for pair in (self.n_modes, (height, width), held))
         warn_once(
             f"SpectralConv2d has weights for {own} Fourier modes, of which a grid of {grid} points holds {most}: the "
             "others cannot train here, and act as they were drawn on finer grids; take no more n_modes than that"

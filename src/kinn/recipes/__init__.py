@@ -14,7 +14,6 @@ from kinn.recipes.poisson_order import poisson_order
 from kinn.recipes.runner import run_experiment
 from kinn.recipes.shallow_water import shallow_water
 from kinn.recipes.ukno_layouts import ukno_layouts
-from kinn.train.settings import chosen_device, expect_devices
 
 __all__ = ["Experiment", "Source", "Variant", "budgets", "describe", "experiments", "names", "run", "run_experiment"]
 
@@ -119,12 +118,6 @@ def run(
         ValueError: unknown recipe, budget, variant or device, no seed, data that do not fit, the folder of another run.
     """
     chosen = experiments(name, budget)
-    if not seeds:
-        raise ValueError(f"recipe {name!r} needs at least one seed, got none")
-    seeds = tuple(dict.fromkeys(seeds))
-    expect_devices(chosen_device(device), devices)  # this, and what a batch is shared by, before data are made
-    for experiment in chosen:
-        replace(experiment.training, devices=devices)
     known = dict.fromkeys(variant.name for experiment in chosen for variant in experiment.variants)
     for variant in variants:
         if variant not in known:

@@ -20,15 +20,24 @@ class Source:
 
     Args:
         name: of its file; experiments with the same data share it.
-        generator: makes the file at a path; takes `progress` and the parameters by name.
+        generator: makes the file at a path, in any layout that `kinn.data.open_dataset` reads; takes `progress`, to be
+            called with the work done and all of it, and the parameters by name. It is called again where the file is
+            there, and may leave it as it is.
         parameters: of the generator, as they go into the records; `samples`, `resolution` and `seed` among them.
         note: what a reader of the tables must know of these data; not said where a public file takes their place.
+        equation: which files of data may take the place of these; by default as the generator is called.
     """
 
     name: str
     generator: Callable[..., Path]
     parameters: dict[str, Any]
     note: str = ""
+    equation: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.equation:
+            name = self.generator.__name__.removeprefix("generate_").replace("_", "-")
+            object.__setattr__(self, "equation", name)
 
     def make(self, path: Path, progress: Progress, device: str = "cpu") -> None:
         """Generate the file, or go on with it, or find it finished; on a device where the generator knows of any."""
@@ -38,11 +47,6 @@ class Source:
     def but(self, name: str, **changes: Any) -> Source:
         """The same source with other parameters, under another name."""
         return replace(self, name=name, parameters={**self.parameters, **changes})
-
-    @property
-    def equation(self) -> str:
-        """The name that files of this kind of data give to their equation."""
-        return self.generator.__name__.removeprefix("generate_").replace("_", "-")
 
     @property
     def points(self) -> Points:

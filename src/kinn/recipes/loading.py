@@ -81,6 +81,7 @@ def load_transfer(source: Source, folder: Path, *, progress: bool, device: str =
 def generated(source: Source, folder: Path, *, progress: bool, device: str = "cpu") -> Path:
     """The source's file in a folder, made now if it is not there."""
     path = folder / f"{source.name}.h5"
+    folder.mkdir(parents=True, exist_ok=True)
     with ProgressBar(f"Data: {source.name}", total=1) if progress else nullcontext() as bar:
 
         def report(done: int, total: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from kinn.data import TrajectoryDataset
+from kinn.metrics import METRICS
 from kinn.recipes.experiment import Experiment, Variant
 from kinn.recipes.grids import Data
 from kinn.recipes.loading import file_identity, load_parts, load_public_transfer, load_transfer
-from kinn.records import write_record
+from kinn.records import command_line, write_record
 from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, build_task, evaluate, fit
-from kinn.train.settings import chosen_device
+from kinn.train.settings import chosen_device, expect_devices
 
 _CONSTANTS = ("beta", "viscosity")  # of the equations, where public files differ in them
 
@@ -54,16 +54,18 @@ def run_experiment(
         the records' paths, in the order of the seeds and variants.
 
     Raises:
-        ValueError: data that do not fit the experiment, or a folder with another run's records.
+        ValueError: an experiment that contradicts itself, no seed, an unknown device, data that do not fit, or a folder
+            with another run's records.
         FileNotFoundError: if a file of data does not exist.
     """
-    output, public = Path(output), [Path(file) for file in data]
+    output, public = Path(output), [Path(file) for file in ([data] if isinstance(data, (str, Path)) else data)]
+    seeds = tuple(dict.fromkeys(seeds))
+    _check(experiment, seeds, device, devices)
     paths, left = [], []
     for seed in seeds:
         header = {"recipe": recipe, "budget": budget}
         for variant in experiment.variants:
-            slug = "".join(c if c.isalnum() else "-" for c in variant.name.lower()).strip("-")
-            path = output / "records" / experiment.name / f"{slug}-seed{seed}.json"
+            path = output / "records" / experiment.name / f"{_slug(variant)}-seed{seed}.json"
             identity = _identity(experiment, variant, seed, public)
             if not _is_done(path, identity):
                 command = _command(recipe, budget, variant, seed, public)
@@ -109,12 +111,37 @@ def run_experiment(
     return paths
 
 
+def _check(experiment: Experiment, seeds: Sequence[int], device: str, devices: int) -> None:
+    """What would otherwise show after data are made, or after training."""
+    if not seeds:
+        raise ValueError(f"experiment {experiment.name!r} needs at least one seed, got none")
+    expect_devices(chosen_device(device), devices)
+    replace(experiment.training, devices=devices)
+    if set(experiment.sizes) != {"train", "validation", "test"}:
+        raise ValueError(f"sizes must name train, validation and test, but are {experiment.sizes}")
+    metric = experiment.primary_metric.removesuffix("_normalized")
+    if metric not in METRICS:
+        raise ValueError(
+            f"primary_metric must be one of {', '.join(METRICS)}, or one of them with _normalized, but is "
+            f"{experiment.primary_metric!r}"
+        )
+    files = [_slug(variant) for variant in experiment.variants]
+    if len({*files} - {""}) < len(files):
+        names = [variant.name for variant in experiment.variants]
+        raise ValueError(f"variants need names that differ in letters and digits, but are {names}")
+
+
+def _slug(variant: Variant) -> str:
+    return "".join(c if c.isalnum() else "-" for c in variant.name.lower()).strip("-")
+
+
 def _command(recipe: str, budget: str, variant: Variant, seed: int, public: Sequence[Path]) -> str:
     """What gives a record again: the recipe's command, or the script that called."""
     if not recipe:
-        return shlex.join(["python", *sys.argv]) if sys.argv[0].endswith(".py") else ""
+        script = sys.argv and sys.argv[0].endswith(".py") and "ipykernel" not in sys.modules
+        return command_line(["python", *sys.argv]) if script else ""
     words = ["kinn", "reproduce", recipe, "--budget", budget, "--seeds", str(seed), "--variants", variant.name]
-    return shlex.join([*words, *(["--data", *(path.name for path in public)] if public else [])])
+    return command_line([*words, *(["--data", *(path.name for path in public)] if public else [])])
 
 
 def _identity(experiment: Experiment, variant: Variant, seed: int, public: Sequence[Path] = ()) -> dict[str, Any]:
@@ -157,7 +184,8 @@ def as_told_by(data: Data, experiment: Experiment) -> Experiment:
     told, rollout = data.metadata, experiment.rollout
     steps = data.n_frames - rollout.n_history if rollout and isinstance(data, TrajectoryDataset) else 0
     viscosity = f", viscosity {told['viscosity']:g}" if "viscosity" in told else ""
-    experiment = replace(experiment, title=experiment.title.format(steps=steps, viscosity=viscosity))
+    title = experiment.title.replace("{steps}", str(steps)).replace("{viscosity}", viscosity)  # braces may be LaTeX's
+    experiment = replace(experiment, title=title)
     ours = experiment.source.parameters
     theirs = [name for name in _CONSTANTS if name in ours]
     other = [f"{name} = {told[name]:g}" for name in theirs if name in told and told[name] != ours[name]]

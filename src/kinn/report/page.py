@@ -12,6 +12,7 @@ from kinn._version import __version__
 from kinn.files import write_text
 from kinn.report.overview import Overview
 from kinn.report.records import Experiment, Source, load_records
+from kinn.report.schema import Record
 from kinn.report.sections import sections_of
 from kinn.report.tables import to_html
 from kinn.report.wording import METRIC_MEANINGS, NORMALIZED, flatten, join, metric_name, show_value
@@ -64,6 +65,7 @@ def write_report(source: Source, output: str | Path) -> Path:
         lede=_lede(experiments),
         sections=sections,
         metrics=[(metric_name(name), METRIC_MEANINGS[name]) for name in plain if name in METRIC_MEANINGS],
+        evaluated=_evaluated([record for experiment in experiments for record in experiment.records]),
         has_normalised=len(plain) < len(metrics) or any(name.endswith(NORMALIZED) for name in metrics),
         has_paper=any(record.paper for experiment in experiments for record in experiment.records),
         has_ratio=any(record.paper_ratio for experiment in experiments for record in experiment.records),
@@ -91,9 +93,14 @@ def _lede(experiments: list[Experiment]) -> str:
     days = sorted(record.date[:10] for record in runs if record.date)
     when = f", {days[0]}" if days and days[0] == days[-1] else f", {days[0]} to {days[-1]}" if days else ""
     return (
-        f"{_count(len(runs), 'training run')} of {_count(variants, 'model')} in "
+        f"{_count(len(runs), 'evaluation' if _evaluated(runs) else 'training run')} of {_count(variants, 'model')} in "
         f"{_count(len(experiments), 'experiment')}{f', recipe {recipes}' if recipes else ''}{when}."
     )
+
+
+def _evaluated(records: list[Record]) -> bool:
+    """Whether a page shows what `kinn evaluate` wrote, of which nothing is known but the file that it read."""
+    return any(record.kind == "evaluation" for record in records)
 
 
 def _words(source: Experiment | Overview) -> dict[str, Any]:

@@ -291,6 +291,12 @@ def _group(records: list[Record]) -> list[Experiment]:
         run = (record.recipe, record.experiment, record.budget, record.variant, record.seed)
         if run in newest:
             older, newer = sorted((newest[run], record), key=lambda r: r.date)
+            alike = older.arguments == newer.arguments and older.data == newer.data
+            if record.kind == "evaluation" and not alike:
+                raise ValueError(
+                    f"{older.origin} and {newer.origin} are both seed {record.seed} of {record.variant}, but of other "
+                    f"models or data: {_APART}"
+                )
             message = f"{newer.origin} replaces {older.origin}: both are seed {record.seed} of {record.variant}"
             warnings.warn(message, stacklevel=3)
             record = newer
@@ -303,16 +309,25 @@ def _group(records: list[Record]) -> list[Experiment]:
     return [_experiment(*key, variants) for key, variants in ordered]
 
 
+_APART = "give them names of their own (kinn evaluate --name), or a folder of their own"
+
+
 def _experiment(recipe: str, name: str, budget: str, groups: dict[str, list[Record]]) -> Experiment:
     metrics = sorted({record.primary_metric for runs in groups.values() for record in runs})
     if len(metrics) > 1:
         raise ValueError(f"the records of {name} disagree on their primary metric: {', '.join(metrics)}")
+    evaluated = {repr(r.data.get("file")): r.origin for runs in groups.values() for r in runs if r.kind == "evaluation"}
+    if len(evaluated) > 1:
+        raise ValueError(f"{' and '.join(evaluated.values())} are of different data under one name: {_APART}")
     variants = []
     for variant, runs in groups.items():
         for what in ("role", "parameters", "factor"):
             values = {str(getattr(record, what)) for record in runs} - {"{}", "None"}  # a diverged run knows less
             if len(values) > 1:
-                raise ValueError(f"the records of {variant} in {name} disagree on {what}: {sorted(values)}")
+                files = ", ".join(record.origin for record in runs)
+                raise ValueError(
+                    f"the records of {variant} in {name} disagree on {what}, {sorted(values)}: {_APART}; {files}"
+                )
         variants.append(Variant(variant, runs[0].role, tuple(sorted(runs, key=lambda r: r.seed))))
     variants.sort(key=lambda v: (ROLES.index(v.role), natural_order(v.name)))
     title = next((r.title for runs in groups.values() for r in runs if r.title), name)

@@ -30,6 +30,7 @@ class Record:
             `dt_scale` is None for models that are not told the grid spacing.
         spectra: `{"step": 40, "samples": 20, "truth": [...], "error": [...]}`, mean power over the test samples at
             wavenumbers 1, 2, ...; `step` is None for pairs.
+        kind: "evaluation" of what `kinn evaluate` wrote; else a training run.
         device: kind of device that trained, "cpu" or "cuda"; "" in records that do not say.
         devices: how many of them trained together.
         compiled: what `torch.compile` made of the training steps; "" in records that do not say.
@@ -44,6 +45,7 @@ class Record:
     seed: int
     primary_metric: str
     metrics: dict[str, dict[str, float | None]]
+    kind: str = ""
     recipe: str = ""
     title: str = ""
     experiment_label: str = ""
@@ -82,7 +84,7 @@ class Record:
 
 REQUIRED = ("experiment", "variant", "role", "seed", "primary_metric", "metrics")
 TEXTS = (
-    *("experiment", "variant", "role", "primary_metric", "recipe", "title", "experiment_label"),
+    *("experiment", "variant", "role", "primary_metric", "kind", "recipe", "title", "experiment_label"),
     *("budget", "model", "command", "date", "device", "compiled"),
 )
 WHOLE_NUMBERS = ("seed", "parameters", "devices", "best_epoch", "test_samples")

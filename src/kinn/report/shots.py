@@ -124,8 +124,8 @@ def error_scale(shots: Collection[Shot]) -> Scale:
     bottom, top = _range(shot.truth for shot in shots)
     largest, cap = max(-low, high), 2 * max(-bottom, top)
     size = (min(largest, cap) if cap > 0 else largest) or 1.0
-    means = [float(np.sqrt(np.nanmean(np.where(np.isfinite(shot.error), shot.error, np.nan) ** 2))) for shot in shots]
-    sizes = [mean for mean in means if mean > 0]
+    finite = [shot.error[np.isfinite(shot.error)] for shot in shots]
+    sizes = [mean for errors in finite if errors.size and (mean := float(np.sqrt(np.mean(errors**2)))) > 0]
     if sizes and max(sizes) > UNLIKE * min(sizes):
         return Scale("magma_r", min(sizes) / 2, size, largest > size, log=True)
     return Scale("PuOr", -size, size, largest > size)

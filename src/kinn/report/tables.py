@@ -111,7 +111,7 @@ def to_latex(table: Table) -> str:
     lines = [
         r"\begin{table}  % \usepackage{booktabs}",
         r"  \centering\footnotesize",
-        f"  \\caption{{{latex_text(table.title)}.}}",
+        f"  \\caption{{{latex_text(table.title)}{'' if table.title.endswith(('.', '?', '!')) else '.'}}}",
         f"  \\label{{tab:{table.slug}}}",
         f"  \\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
         r"    \toprule",

@@ -10,6 +10,7 @@ from torch import nn
 
 from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDataset
 from kinn.models import build
+from kinn.nn import SpectralConv2d
 from kinn.train.prediction import Normalizer, Rollout
 from kinn.train.settings import OptimizerSettings
 from kinn.train.tasks import OperatorTask, RolloutTask, Units
@@ -63,7 +64,7 @@ def build_task(
     if isinstance(train, TrajectoryDataset):
         rollout = rollout or Rollout()
         channels = {"in_channels": rollout.n_history * train.channels, "out_channels": train.channels}
-        model = _model(name, {**channels, **arguments}, seed)
+        model = _model(name, {**channels, **arguments}, seed, train.grid)
         how: dict[str, Any] = {"loss": loss or "relative_l2", "loss_units": loss_units, "optimizer": optimizer}
         return RolloutTask(model, normalizer=fit(train), rollout=rollout, **windows, **how)
 
@@ -71,8 +72,9 @@ def build_task(
         published = (ranges or {}).get(key) if normalize == "min-max" else None
         return fit(part) if published is None else MinMax(*published)
 
+    channels = {"in_channels": train.in_channels, "out_channels": train.out_channels}
     return OperatorTask(
-        _model(name, {"in_channels": train.in_channels, "out_channels": train.out_channels, **arguments}, seed),
+        _model(name, {**channels, **arguments}, seed, train.grid),
         input_normalizer=normalizer("input_range", train.inputs),
         output_normalizer=normalizer("output_range", train.outputs),
         loss=loss or "relative_l1",
@@ -81,10 +83,14 @@ def build_task(
     )
 
 
-def _model(name: str, arguments: Mapping[str, Any], seed: int) -> nn.Module:
+def _model(name: str, arguments: Mapping[str, Any], seed: int, grid: tuple[int, ...]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return build(name, arguments)
+            model = build(name, arguments)
         except (TypeError, RuntimeError) as error:
             raise ValueError(f"{name} cannot be built with {dict(arguments)}: {error}") from error
+    for module in model.modules() if len(grid) == 2 else ():
+        if isinstance(module, SpectralConv2d):  # a compiled step does not tell
+            module.tell_idle(*grid)
+    return model

@@ -127,18 +127,17 @@ class TrainedModel:
     def _remind(self, grid: tuple[int, ...]) -> None:
         """Say so where the grid is not that of the training and a model that wants to know is not told."""
         ours = tuple(self.metadata.get("extra", {}).get("grid", grid))
-        if ours == grid or len(ours) != len(grid) or not self.takes_dt_scale:
+        if ours == grid or len(ours) != len(grid) or 0 in grid or not self.takes_dt_scale:
             return
         centres = {f"{a / b:.6g}" for a, b in zip(ours, grid)}
         nodes = {f"{(a - 1) / max(b - 1, 1):.6g}" for a, b in zip(ours, grid)}
-        fits = "no one ratio of spacings fits its axes"
-        if len(centres) == 1 or len(nodes) == 1:
-            words = (centres, "centres of cells, or periodic"), (nodes, "nodes with both ends")
-            fits = "dt_scale " + " or ".join(f"{min(one)} ({what})" for one, what in words if len(one) == 1)
+        words = (centres, "centres of cells, or periodic"), (nodes, "nodes with both ends")
+        fits = " or ".join(f"{min(one)} ({what})" for one, what in words if len(one) == 1)
+        fits = f"set it to {fits}" if fits else "its axes are refined by different ratios, which no dt_scale expresses"
         before, here = (" x ".join(map(str, points)) for points in (ours, grid))
         warn_once(
-            f"the model was trained on {before} points, these data have {here}, and dt_scale is 1. If they cover the "
-            f"same domain: {fits}"
+            f"the model was trained on {before} points, these data have {here}, and dt_scale (--dt-scale) is 1. "
+            f"If they cover the same domain, {fits}"
         )
 
     @property
@@ -153,7 +152,7 @@ class TrainedModel:
                 f"{type(self.model).__name__} is not told the grid's spacing: it takes no dt_scale, got {dt_scale:g}"
             )
 
-        if dt_scale == 1.0:
+        if dt_scale == 1.0 and not torch.compiler.is_compiling():
             self._remind(tuple(first.shape[2 if self.rollout is None else 3 :]))
 
         def apply(x: Tensor) -> Tensor:

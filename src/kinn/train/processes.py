@@ -29,6 +29,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from kinn.notices import format_warning
+
 _Value = TypeVar("_Value")
 
 _START_METHOD = "spawn"  # a CUDA context and running threads do not survive a fork
@@ -150,6 +152,7 @@ def _process(rank: int, folder: str, count: int, device: str, threads: int, star
     try:
         _listen()
         multiprocessing.set_start_method(start_method, force=True)  # of processes that read data: as with one device
+        warnings.formatwarning = format_warning
         if rank > 0:  # all would say the same
             warnings.simplefilter("ignore")
         if device == "cuda":

@@ -117,7 +117,7 @@ def _set_class(array: h5py.Dataset, name: str) -> None:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    told = re.search(r"_V(\d+(?:\.\d+)?e-?\d+)(?=_|\.|$)", path.name, re.IGNORECASE)
+    told = re.search(r"_V(\d+(?:\.\d+)?e-\d+)(?=[_. ]|$)", path.name, re.IGNORECASE)
     return {"equation": "navier-stokes", **({"viscosity": float(told[1])} if told else {})}
 
 

@@ -54,7 +54,8 @@ def open_pdebench_darcy(path: Path, file: h5py.File) -> OperatorDataset:
 def open_pdebench_rdb(path: Path, file: h5py.File, groups: list[str]) -> TrajectoryDataset:
     """Depth of the water (or the fields of another equation in this layout), in the units of the equation.
 
-    - `0000/data (T, nx, ny, C)`, `0001/data`, ...: a group per trajectory.
+    - `0000/data (T, nx, ny, C)`, `0001/data`, ...: a group per trajectory; on a line or in a volume with one axis of
+      space or three.
     - `0000/grid/x (nx,)`, `grid/y (ny,)`, `grid/t (T,)`: where they are there, the first group's times are those of the
       frames, its `x` gives `metadata["domain"]`, the ends of an axis.
 
@@ -69,19 +70,22 @@ def open_pdebench_rdb(path: Path, file: h5py.File, groups: list[str]) -> Traject
     """
     first = groups[0]
     data = _array(path, file, f"{first}/data")
-    if data.ndim != 4:
+    told = sum(f"{first}/grid/{axis}" in file for axis in "xyz")
+    if not 3 <= data.ndim <= 5 or (told and data.ndim != told + 2):
         raise ValueError(f"{first}/data in {path} must have the axes (T, nx, ny, C), but its shape is {data.shape}")
     if data.dtype.kind not in "fiub":
         raise TypeError(f"{first}/data in {path} must hold real numbers, but its dtype is {data.dtype}")
-    n_frames, nx, ny, channels = data.shape
-    _check_lengths(path, file, {f"{first}/grid/t": n_frames, f"{first}/grid/x": nx, f"{first}/grid/y": ny})
+    n_frames, *grid, channels = data.shape
+    along = {f"{first}/grid/{axis}": points for axis, points in zip("xyz", grid)}
+    _check_lengths(path, file, {f"{first}/grid/t": n_frames, **along})
     # other equations of PDEBench have this layout, too, but only the dam break has a single field
-    metadata: dict[str, Any] = {"equation": "shallow-water"} if channels == 1 else {}
-    if f"{first}/grid/x" in file and nx > 1:
+    metadata: dict[str, Any] = {"equation": "shallow-water"} if channels == 1 and len(grid) == 2 else {}
+    if f"{first}/grid/x" in file and (nx := grid[0]) > 1:
         x = np.asarray(file[f"{first}/grid/x"], dtype=float)
         half = (x[-1] - x[0]) / (nx - 1) / 2
         metadata["domain"] = (float(f"{x[0] - half:.6g}"), float(f"{x[-1] + half:.6g}"))
-    store = GroupFileStore(path, groups, "data", shape=(n_frames, channels, nx, ny), axes=(0, 3, 1, 2))
+    shape, axes = (n_frames, channels, *grid), (0, len(grid) + 1, *range(1, len(grid) + 1))
+    store = GroupFileStore(path, groups, "data", shape=shape, axes=axes)
     return TrajectoryDataset(Samples(store), time=_times(file.get(f"{first}/grid/t")), metadata=metadata)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from kinn import recipes
 from kinn.data import from_trajectories
-from kinn.recipes import pinn, runner
+from kinn.recipes import headers, pinn, runner
 
 
 def still_water(n: int = 8) -> torch.Tensor:
@@ -105,9 +105,9 @@ def test_without_deepxde_the_rest_of_the_table_is_made(tmp_path, monkeypatch):
 def test_a_finished_record_is_not_made_again_whatever_it_says_of_its_settings(tmp_path, config):
     [experiment] = recipes.experiments("shallow-water", "demo")
     [variant] = (v for v in experiment.variants if v.name == "PINN")
-    identity = json.loads(json.dumps(runner._identity(experiment, variant, 0)))
+    identity = json.loads(json.dumps(headers.identity_of(experiment, variant, 0)))
     path = tmp_path / "pinn-seed0.json"
     path.write_text(json.dumps({**identity, "config": config}))
-    assert runner._is_done(path, identity)
+    assert headers.is_done(path, identity)
     with pytest.raises(ValueError, match="its arguments is"):
-        runner._is_done(path, {**identity, "arguments": {"iterations": 51, "flows": 1}})
+        headers.is_done(path, {**identity, "arguments": {"iterations": 51, "flows": 1}})

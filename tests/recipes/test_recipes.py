@@ -14,7 +14,7 @@ from kinn import recipes
 from kinn.data import export_dataset, generate_navier_stokes, generate_poisson, open_dataset
 from kinn.data.stores import ArrayFileStore
 from kinn.models import model_names
-from kinn.recipes import loading, runner
+from kinn.recipes import headers, loading, runner
 from kinn.recipes.experiment import Experiment, Source, Variant
 from kinn.report import load_records
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
@@ -270,7 +270,7 @@ def test_chosen_contenders_alone_are_run_wherever_they_occur(monkeypatch, tmp_pa
 def test_a_record_does_not_depend_on_whether_steps_are_compiled():
     def identity(compile_):
         experiment = replace(FLOW, training=replace(FLOW.training, compile=compile_))
-        return runner._identity(experiment, experiment.variants[0], 0)
+        return headers.identity_of(experiment, experiment.variants[0], 0)
 
     assert identity("kernels") == identity("none")
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +12,9 @@ from kinn.data import TrajectoryDataset
 from kinn.metrics import METRICS
 from kinn.recipes.experiment import Experiment, Variant
 from kinn.recipes.grids import Data
-from kinn.recipes.loading import file_identity, load_parts, load_public_transfer, load_transfer
-from kinn.records import command_line, write_record
+from kinn.recipes.headers import command_of, file_stem, identity_of, is_done, labels_of
+from kinn.recipes.loading import load_parts, load_public_transfer, load_transfer
+from kinn.records import write_record
 from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, build_task, evaluate, fit
 from kinn.train.settings import chosen_device, expect_devices
 
@@ -65,10 +64,10 @@ def run_experiment(
     for seed in seeds:
         header = {"recipe": recipe, "budget": budget}
         for variant in experiment.variants:
-            path = output / "records" / experiment.name / f"{_slug(variant)}-seed{seed}.json"
-            identity = _identity(experiment, variant, seed, public)
-            if not _is_done(path, identity):
-                command = _command(recipe, budget, variant, seed, public)
+            path = output / "records" / experiment.name / f"{file_stem(variant)}-seed{seed}.json"
+            identity = identity_of(experiment, variant, seed, public)
+            if not is_done(path, identity):
+                command = command_of(recipe, budget, variant, seed, public)
                 left.append((variant, seed, path, {**header, "command": command, **identity}))
             paths.append(path)
     if left:  # what is finished needs no data
@@ -107,7 +106,7 @@ def run_experiment(
                 warnings.warn(f"{variant.name} is left out: {error}", stacklevel=2)  # an optional baseline
                 paths.remove(path)
                 continue
-            write_record(path, {**header, **_labels(experiment, variant), **result})
+            write_record(path, {**header, **labels_of(experiment, variant), **result})
     return paths
 
 
@@ -125,58 +124,10 @@ def _check(experiment: Experiment, seeds: Sequence[int], device: str, devices: i
             f"primary_metric must be one of {', '.join(METRICS)}, or one of them with _normalized, but is "
             f"{experiment.primary_metric!r}"
         )
-    files = [_slug(variant) for variant in experiment.variants]
+    files = [file_stem(variant) for variant in experiment.variants]
     if len({*files} - {""}) < len(files):
         names = [variant.name for variant in experiment.variants]
         raise ValueError(f"variants need names that differ in letters and digits, but are {names}")
-
-
-def _slug(variant: Variant) -> str:
-    return "".join(c if c.isalnum() else "-" for c in variant.name.lower()).strip("-")
-
-
-def _command(recipe: str, budget: str, variant: Variant, seed: int, public: Sequence[Path]) -> str:
-    """What gives a record again: the recipe's command, or the script that called."""
-    if not recipe:
-        script = sys.argv and sys.argv[0].endswith(".py") and "ipykernel" not in sys.modules
-        return command_line(["python", *sys.argv]) if script else ""
-    words = ["kinn", "reproduce", recipe, "--budget", budget, "--seeds", str(seed), "--variants", variant.name]
-    return command_line([*words, *(["--data", *(path.name for path in public)] if public else [])])
-
-
-def _identity(experiment: Experiment, variant: Variant, seed: int, public: Sequence[Path] = ()) -> dict[str, Any]:
-    """All that determines a result: a record that agrees in it need not be made again."""
-    experiment = experiment.tuned_to(variant)
-    training = asdict(replace(experiment.training, seed=seed))
-    for how in ("compile", "device", "devices"):  # how fast, not what
-        del training[how]
-    rollout = experiment.rollout and {
-        **asdict(experiment.rollout),
-        "unroll": experiment.unroll,
-        "window_stride": experiment.window_stride,
-        "input_noise": experiment.input_noise,
-    }
-    data = experiment.source.parameters
-    if public:
-        data = {"files": [file_identity(path) for path in public], "resolution": data["resolution"]}
-    config = {
-        "loss": experiment.loss,
-        "normalize": experiment.normalize,
-        "optimizer": asdict(experiment.optimizer),
-        "training": training,
-        "rollout": rollout,
-    }
-    return {
-        "experiment": experiment.name,
-        "variant": variant.name,
-        "model": variant.model,
-        "arguments": variant.arguments,
-        "seed": seed,
-        "data": {**data, **experiment.sizes},
-        "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
-        "resolutions": experiment.resolutions,
-        **({"config": config} if variant.solve is None else {}),  # what is not trained tells its own with its result
-    }
 
 
 def as_told_by(data: Data, experiment: Experiment) -> Experiment:
@@ -197,37 +148,6 @@ def as_told_by(data: Data, experiment: Experiment) -> Experiment:
     note = f"The paper's figures are for other data than these, which have {', '.join(other)}: they are not shown."
     variants = tuple(replace(variant, paper=None, paper_ratio=None) for variant in experiment.variants)
     return replace(experiment, variants=variants, notes=(*experiment.notes, note))
-
-
-def _labels(experiment: Experiment, variant: Variant) -> dict[str, Any]:
-    """What a report says of a result, and may be said anew without running anything again."""
-    variant = next(told for told in experiment.variants if told.name == variant.name)
-    return {
-        "title": experiment.title,
-        "experiment_label": experiment.label or experiment.name,
-        "notes": experiment.notes,
-        "primary_metric": experiment.primary_metric,
-        "role": variant.role,
-        "factor": variant.factor and dict(zip(("name", "value"), next(iter(variant.factor.items())))),
-        "paper": variant.paper,
-        "paper_ratio": variant.paper_ratio,
-    }
-
-
-def _is_done(path: Path, identity: dict[str, Any]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        found = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a result record: choose another output folder") from error
-    for key, value in json.loads(json.dumps(identity)).items():
-        if found.get(key) != value:
-            raise ValueError(
-                f"{path} is the result of another run: its {key} is {found.get(key)!r}, this run has {value!r}; "
-                "choose another output folder"
-            )
-    return True
 
 
 def train_variant(

@@ -55,6 +55,7 @@ def test_a_trained_model_is_measured(folder, capsys):
     expected = evaluate(load_model(model), open_dataset(data)).metrics
     record = json.loads((folder / "e.json").read_text())
     assert record["metrics"]["test"] == pytest.approx(expected, rel=1e-5)
+    assert record["notes"] == []
     assert (record["variant"], record["role"], record["seed"], record["data"]["test"]) == ("FNO", "baseline", 0, 5)
     assert f"{expected['relative_l2']:.4g}" in capsys.readouterr().out
 
@@ -80,6 +81,15 @@ def test_evaluations_in_a_folder_make_a_report(folder, capsys):
     assert "3 evaluations of 2 models" in page
     assert "took no part in training" not in page
     assert "FKNO-4" in next((folder / "paper").glob("*.tex")).read_text()
+
+
+def test_errors_on_samples_of_the_training_are_called_so(folder, tmp_path):
+    words = ["evaluate", f"{folder}/run/model.safetensors", f"{folder}/p.h5", "--output", f"{tmp_path}/e.json"]
+    warn_once.cache_clear()
+    with pytest.warns(UserWarning, match=r"these samples took part in the training.*p\.h5"):
+        assert main(words) == 0
+    [note] = json.loads((tmp_path / "e.json").read_text())["notes"]
+    assert note.startswith("FNO: these samples took part in the training")
 
 
 def test_evaluations_that_do_not_compare_are_told_apart(folder, tmp_path):

@@ -13,6 +13,8 @@ from kinn.cli.parser import Commands, Parser
 if TYPE_CHECKING:
     from kinn.train import Evaluation, TrainedModel
 
+_SEEN = "these samples took part in the training: the errors say nothing of others"
+
 
 def add(commands: Commands) -> None:
     """Declare the command."""
@@ -67,6 +69,7 @@ def _evaluate(options: Namespace) -> int:
 
     from kinn.data import open_dataset
     from kinn.data.predictions import prediction_file
+    from kinn.notices import warn_once
     from kinn.progress import ProgressBar
     from kinn.records import write_record
     from kinn.train import evaluate, load_model
@@ -75,6 +78,8 @@ def _evaluate(options: Namespace) -> int:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
     _spare(options)
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
+    if _saw(trained, options.data):
+        warn_once(f"{_SEEN}: {options.data}")
     about = {"model": options.model, "data": options.data, "dt_scale": options.dt_scale}
     keep = prediction_file(options.predictions, about) if options.predictions else nullcontext()
     with ProgressBar("Evaluating", total=len(dataset), unit="samples") as bar, keep as append:
@@ -113,6 +118,15 @@ def _spare(options: Namespace) -> None:
         with Path(options.output).open("rb") as file:
             if not file.read(1024).lstrip().startswith(b"{"):
                 raise ValueError(f"--output {options.output} exists and is no result: choose another file")
+
+
+def _saw(trained: TrainedModel, data: str) -> bool:
+    """Whether the model was trained, or chosen, on this file."""
+    config = trained.metadata["extra"].get("config") or {}
+    return any(
+        isinstance(used, str) and Path(used).resolve() == Path(data).resolve()
+        for used in (config.get("data"), config.get("validation"))
+    )
 
 
 def _names(dataset: Any, found: Evaluation) -> list[str]:
@@ -154,6 +168,7 @@ def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Eval
         "channels": dict(zip(_names(dataset, found), found.channels)),
         "curves": {"rollout_step": steps, "rollout_relative_l2": found.rollout_relative_l2} if steps else {},
         "dt_scale": options.dt_scale,
+        "notes": [f"{options.name or told['model']}: {_SEEN}."] if _saw(trained, options.data) else [],
         "time": {"evaluate_seconds": found.seconds},
         "device": trained.device.type,
         "fields": found.fields,

@@ -41,7 +41,7 @@ def darcy(budget: str) -> tuple[Experiment, ...]:
             variants=(
                 Variant("U-Net", "UNet", "baseline", paper_ratio={"nrmse": 4.5, "max_error": 3}),
                 Variant("FNO", "FNO", "baseline", lr=1.6e-2, paper_ratio={"nrmse": 6.4, "max_error": 3}),
-                Variant("UKNO", "UKNO", "ours", {"order": 2}, lr=2e-3),
+                Variant("UKNO", "UKNO", "ours", {"order": 2}),
             ),
             loss="relative_l2",
             primary_metric="nrmse",

@@ -17,7 +17,7 @@ from kinn.report.style import PAPER
 
 FIGURES = {"selective_scan_cpu": draw_scans, "cascade_scaling_cpu": draw_scaling}
 OF_REPORTS = {
-    "darcy": ("darcy-small-fields-1", "darcy-small-resolutions"),
+    "darcy": ("darcy-small-fields-1", "darcy-small-spectrum", "darcy-small-resolutions"),
     "shallow-water": ("shallow-water-small-fields-1", "shallow-water-small-rollout"),
     "poisson-order": ("poisson-order-small-order",),
     "ns-rollout": ("ns-rollout-small-overview-rollout",),

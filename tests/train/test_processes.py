@@ -305,7 +305,7 @@ def test_the_command_line_speaks_once(tmp_path, monkeypatch, capfd):
     starts = ["FNO, ", "Best of 1 epochs", "Model: ", "Measure it on other data"]
     for line, start in zip(out.splitlines(), starts, strict=True):
         assert line.startswith(start)
-    message, _, progress = err.splitlines()  # the second is the line of code
+    message, progress = err.splitlines()
     assert message.endswith("without compiling its steps, because steps on several devices are not compiled")
     assert "3/3 steps" in progress
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -103,7 +103,7 @@ def test_data_of_the_other_kind_is_refused(pairs, trajectories):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"unroll": 0}, "unroll"), ({"input_noise": -1.0}, "input_noise"), ({"loss": "mse"}, "loss must be one of")],
+    [({"unroll": 0}, "unroll"), ({"input_noise": -1.0}, "input_noise"), ({"loss": "h2"}, "loss must be one of")],
 )
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The paper's Table 3, Poisson: how many cells in cascade, from none to four, and CNO beside them."""
+"""The paper's Table 3, Poisson: how many cells in cascade, from none to four, with CNO and FNO beside them."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def poisson_order(budget: str) -> tuple[Experiment, ...]:
             sizes=sizes,
             variants=(
                 Variant("CNO", "CNO", "baseline", paper=_CNO),
+                Variant("FNO", "FNO", "baseline", lr=1.6e-2),
                 *(
                     Variant(
                         f"UKNO K={order}",

@@ -124,11 +124,11 @@ def draw_points(axes: Axes, points: Points, style: Series) -> None:
 
 
 def limits_of_measures(axes: Axes, measures: Iterable[Measure], further: Iterable[float] = ()) -> None:
-    """A vertical axis for means with their bars: logarithmic beyond a factor of 20, else from zero."""
+    """A vertical axis for means with their bars: logarithmic beyond a factor of 8, else from zero."""
     found = list(measures)
     means = [*(m.mean for m in found), *further]
     top = max([*(m.mean + (m.spread or 0.0) for m in found), *further])
-    if max(means) > 20 * min(means):
+    if max(means) > 8 * min(means):
         low = min([*(m.mean - (m.spread or 0.0) for m in found if m.mean > (m.spread or 0.0)), *means])
         axes.set_ylim(low / 1.25, top * 1.25)
         log_axis(axes, "y")

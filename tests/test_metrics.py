@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kinn.metrics import FieldErrors, max_error, nrmse, relative_l1, relative_l2, relative_l2_per_step, rmse
+from kinn.metrics import METRICS, FieldErrors, max_error, nrmse, relative_l1, relative_l2, relative_l2_per_step, rmse
 
 # Two samples, two channels, two points each.
 TRUTH = torch.tensor([[[3.0, 4.0], [1.0, 1.0]], [[0.0, 2.0], [2.0, 2.0]]])
@@ -147,6 +147,7 @@ def test_agrees_with_numpy():
         },
         rel=1e-13,
     )
+    assert tuple(errors.compute()) == METRICS
     np.testing.assert_allclose(errors.relative_l2_per_sample().numpy(), l2, rtol=1e-13)
     np.testing.assert_allclose(100 * errors.relative_l1_per_sample().numpy(), l1, rtol=1e-13)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import h5py
 from torch import Tensor
 
 from kinn._version import __version__
+from kinn.files import atomic_file
 
 _FORMAT = "kinn.prediction"
 
@@ -45,32 +44,21 @@ def prediction_file(path: str | Path, about: Mapping[str, Any]) -> Iterator[Call
     path = Path(path)
     if path.exists() and not _is_prediction(path):
         raise ValueError(f"{path} exists and holds no predictions: choose another path for them")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
-    try:
-        with h5py.File(part, "w") as file:
-            file.attrs.update({"format": _FORMAT, "kinn_version": __version__, **about})
+    with atomic_file(path) as raw, h5py.File(raw, "w") as file:
+        file.attrs.update({"format": _FORMAT, "kinn_version": __version__, **about})
 
-            def append(batch: Tensor) -> None:
-                values = batch.detach().float().cpu().numpy()
-                sample = values.shape[1:]
-                if "prediction" not in file:
-                    # a chunk is a field, or a frame: read by itself, and no room for samples that do not come
-                    chunk = (1, *(1 for _ in sample[:-3]), *sample[-3:])
-                    file.create_dataset("prediction", (0, *sample), "float32", maxshape=(None, *sample), chunks=chunk)
-                array: Any = file["prediction"]
-                array.resize(len(array) + len(values), axis=0)
-                array[-len(values) :] = values
+        def append(batch: Tensor) -> None:
+            values = batch.detach().float().cpu().numpy()
+            sample = values.shape[1:]
+            if "prediction" not in file:
+                # a chunk is a field, or a frame: read by itself, and no room for samples that do not come
+                chunk = (1, *(1 for _ in sample[:-3]), *sample[-3:])
+                file.create_dataset("prediction", (0, *sample), "float32", maxshape=(None, *sample), chunks=chunk)
+            array: Any = file["prediction"]
+            array.resize(len(array) + len(values), axis=0)
+            array[-len(values) :] = values
 
-            yield append
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp keeps files private
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield append
 
 
 def _is_prediction(path: Path) -> bool:

@@ -58,3 +58,22 @@ def poisoned_memory(monkeypatch):
     mallopt(M_PERTURB, 0x01)  # fresh memory is filled with the complement: 0xfe..., -1.7e38 or -5e303
     yield
     mallopt(M_PERTURB, 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data and a trained model, made by the commands themselves."""
+    import h5py
+
+    from kinn.cli import main
+
+    folder = tmp_path_factory.mktemp("journey")
+    model = ["--model", "FNO", "--model-arguments.width", "6", "--model-arguments.n_modes", "[3,3]"]
+    small = [*model, "--epochs", "2", "--device", "cpu"]
+    poisson = ["generate", "poisson", "--resolution", "16", "--max-mode", "6"]
+    assert main([*poisson, "--output", f"{folder}/p.h5", "--samples", "24"]) == 0
+    assert main([*poisson, "--output", f"{folder}/test.h5", "--samples", "5", "--seed", "1"]) == 0
+    assert main(["train", "--data", f"{folder}/p.h5", *small, "--output", f"{folder}/run"]) == 0
+    with h5py.File(folder / "flat.h5", "w") as file:  # its author forgot the axis of the one channel
+        file["input"] = file["output"] = torch.zeros(3, 8, 8).numpy()
+    return folder

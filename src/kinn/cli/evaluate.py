@@ -78,7 +78,8 @@ def _evaluate(options: Namespace) -> int:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
     _spare(options)
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
-    if _saw(trained, options.data):
+    seen = _saw(trained, options.data)
+    if seen:
         warn_once(f"{_SEEN}: {options.data}")
     about = {"model": options.model, "data": options.data, "dt_scale": options.dt_scale}
     keep = prediction_file(options.predictions, about) if options.predictions else nullcontext()
@@ -100,7 +101,8 @@ def _evaluate(options: Namespace) -> int:
     if found.rollout_relative_l2:
         console.print(_steps(found.rollout_relative_l2))
     if options.output is not None:
-        write_record(Path(options.output), _record(options, trained, dataset, found))
+        record = _record(options, trained, dataset, found)
+        write_record(Path(options.output), {**record, "notes": [f"{record['variant']}: {_SEEN}."] if seen else []})
     return 0
 
 
@@ -168,7 +170,6 @@ def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Eval
         "channels": dict(zip(_names(dataset, found), found.channels)),
         "curves": {"rollout_step": steps, "rollout_relative_l2": found.rollout_relative_l2} if steps else {},
         "dt_scale": options.dt_scale,
-        "notes": [f"{options.name or told['model']}: {_SEEN}."] if _saw(trained, options.data) else [],
         "time": {"evaluate_seconds": found.seconds},
         "device": trained.device.type,
         "fields": found.fields,

@@ -21,10 +21,11 @@ _GRID: dict[str, dict[str, Any]] = {
 }
 _EPOCHS = {"demo": 1, "small": 10, "paper": 14}
 _FNO = Variant("FNO", "FNO", "baseline")
+_UNET = Variant("U-Net", "UNet", "baseline")
 
 
 def ns_rollout(budget: str) -> tuple[Experiment, ...]:
-    """FNO and FKNO trained by unrolling 3, 5 and 10 steps, rolled out to the end of the trajectories."""
+    """FNO, U-Net and FKNO trained by unrolling 3, 5 and 10 steps, rolled out to the end of the trajectories."""
     fkno = Variant("FKNO-4", "FKNO", "ours", {"order": 2, "routes": 4})
     return tuple(
         _experiment(
@@ -32,7 +33,7 @@ def ns_rollout(budget: str) -> tuple[Experiment, ...]:
             name=f"unroll-{unroll}",
             label=f"{unroll} steps",
             what=f"trained by unrolling {unroll} steps",
-            variants=(_FNO, fkno),
+            variants=(_FNO, _UNET, fkno),
             unroll=unroll,
             finding="FKNO is below FNO after unrolling 3, 5 and 10 steps",
         )
@@ -41,7 +42,7 @@ def ns_rollout(budget: str) -> tuple[Experiment, ...]:
 
 
 def ns_routes(budget: str) -> tuple[Experiment, ...]:
-    """FKNO that scans along 1, 2 and 4 routes, and FNO, which scans along none."""
+    """FKNO that scans along 1, 2 and 4 routes, and FNO and U-Net, which scan along none."""
     variants = (
         Variant(
             f"FKNO-{routes}",
@@ -59,7 +60,7 @@ def ns_routes(budget: str) -> tuple[Experiment, ...]:
             name="routes",
             label="",
             what="scanned along 1, 2 and 4 routes",
-            variants=(replace(_FNO, paper={"train_seconds": 54.12}), *variants),
+            variants=(replace(_FNO, paper={"train_seconds": 54.12}), _UNET, *variants),
             unroll=10,
             finding="the error falls from FNO to FKNO-1, FKNO-2 and FKNO-4",
         ),

@@ -1,4 +1,4 @@
-"""The paper's Table 3, Poisson: how many cells in cascade, from none to four, with CNO and FNO beside them."""
+"""The paper's Table 3, Poisson: how many cells in cascade, from none to four, with CNO, FNO and U-Net beside them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def poisson_order(budget: str) -> tuple[Experiment, ...]:
             variants=(
                 Variant("CNO", "CNO", "baseline", paper=_CNO),
                 Variant("FNO", "FNO", "baseline", lr=1.6e-2),
+                Variant("U-Net", "UNet", "baseline"),
                 *(
                     Variant(
                         f"UKNO K={order}",

@@ -61,6 +61,18 @@ def test_sizes(make, check, d, n):
     check(selective_scan, make(3, (21,), d, n))
 
 
+@pytest.mark.parametrize(("d", "n"), [(57, 1), (89, 1), (200, 1), (64, 2), (280, 2), (150, 5), (530, 1)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_bands(make, check, d, n, axis):
+    """Tiles side by side, all of a row or some, up and down through memory, and along columns; more than one chunk."""
+    grid = (70, 3) if axis == 0 else (3, 70)
+    for lines, reverse, injection in itertools.product(["joined", "separate"], [False, True], ["zoh", "euler"]):
+        arguments = make(2, grid, d, n)
+        if reverse:
+            del arguments["D"]
+        check(grid_scan, arguments, axis=axis, lines=lines, reverse=reverse, injection=injection)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 65, 130])
 def test_batches(make, check, batch):
     """More sequences than blocks of work, fewer sequences than threads."""

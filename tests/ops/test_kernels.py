@@ -21,8 +21,8 @@ from kinn.ops.cpu import (
     _partial,
     _products,
     _rows,
+    _scan_bands,
     _scan_kernels,
-    _scan_tiles,
     _tiles,
     _vector,
     records,
@@ -33,7 +33,7 @@ def test_the_kernels_name_the_code_that_they_inline():
     """Numba's cache sees only the kernels' own files: when this fails, copy the digest into them."""
     parts = b"".join(
         Path(module.__file__).read_bytes()
-        for module in (_vector, _partial, _functions, records, _tiles, _scan_tiles, _cascade_parts, _products, _rows)
+        for module in (_vector, _partial, _functions, records, _tiles, _scan_bands, _cascade_parts, _products, _rows)
     )
     digest = hashlib.sha256(parts).hexdigest()[:16]
     for kernels in (

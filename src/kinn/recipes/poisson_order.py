@@ -45,7 +45,7 @@ def poisson_order(budget: str) -> tuple[Experiment, ...]:
             variants=(
                 Variant("CNO", "CNO", "baseline", paper=_CNO),
                 Variant("FNO", "FNO", "baseline", lr=1.6e-2),
-                Variant("U-Net", "UNet", "baseline"),
+                Variant("U-Net", "UNet", "baseline", lr=1.6e-2),
                 *(
                     Variant(
                         f"UKNO K={order}",

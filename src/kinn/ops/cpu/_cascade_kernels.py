@@ -33,7 +33,7 @@ from kinn.ops.cpu.records import TILE, WIDE
 __all__ = ["Parameters", "Plan", "Sums", "backward", "forward"]
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "f0630e0cfa965d90"
+PARTS_SHA256 = "6f1cdfb2ce8b8f9d"
 
 
 @kernel
@@ -100,6 +100,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
     )  # fmt: skip
     E, J = scratch(p.cells * room * s.chunk, like), scratch(p.cells * room * s.chunk, like)
     H, slow = scratch(p.cells * room * (s.chunk + 1), like), np.empty(p.cells * room, np.bool_)
+    to_skip = scratch(s.d + WIDE, like)
     given, to_y, to_x, to_dt = scratch(wide, like), scratch(wide, like), scratch(wide, like), scratch(wide, like)
     to_projected, gains = scratch(narrow, like), scratch(p.cells * 2 * s.chunk, like)
     for buffer in (drives, projections, dts, given, to_y, to_x, to_dt, to_projected):
@@ -142,7 +143,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                         scan_again(
                             kinds, p, at, out, given, to_x, to_dt, local[:count], kept, True, False,
                             (rate[own:], inverse[own:], log2_rate[own:]),
-                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:]),
+                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:], to_skip),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
                         )  # fmt: skip
                         hold(zero, out, p.largest_drive, count * dp)
@@ -165,7 +166,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                         scan_again(
                             kinds, p, at, given, given, to_x, to_dt, local[:count], kept, fresh, True,
                             (rate[own:], inverse[own:], log2_rate[own:]),
-                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:]),
+                            (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:], to_skip),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
                         )  # fmt: skip
                         return_form(

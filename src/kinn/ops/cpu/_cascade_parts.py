@@ -11,7 +11,7 @@ from numba import literal_unroll
 
 from kinn.ops.cpu._functions import expm1_of_log2, softplus
 from kinn.ops.cpu._products import multiply, padded
-from kinn.ops.cpu._scan_tiles import recompute_tile, return_tile, scan_tile
+from kinn.ops.cpu._scan_bands import recompute_band, return_band, scan_band
 from kinn.ops.cpu._tiles import LOG2_E, lanes_of, part, sum_lanes
 from kinn.ops.cpu._vector import load, pointer, size, smaller, splat, store, where_within, zeros
 from kinn.ops.cpu.records import NARROW, TILE, Cells, Rows, Size
@@ -150,8 +150,8 @@ def scan(kinds, p, at, out, rows, kept, states, rates, least):
         lanes, i = lanes_of(s.d - d, s.n), d * s.n
         for zero in literal_unroll(kinds):
             if size(zero) == lanes:
-                scan_tile(
-                    zero, s, at, Rows(out.ctypes.data, 0, padded(s.d, TILE)), rows, 0, kept, d, states[i:],
+                scan_band(
+                    zero, s, at, Rows(out.ctypes.data, 0, padded(s.d, TILE)), rows, 0, kept, d, None, states[i:],
                     log2_rate[i:], inverse[i:], least[d:], None, 0, 0,
                 )  # fmt: skip
         d += lanes
@@ -163,26 +163,25 @@ def scan_again(
     lane_dB, lane_dC,
 ):  # fmt: skip
     """One chunk of one cell: its forward pass again, the way back, or both, tile by tile while in the nearest cache."""
-    s, (rate, inverse, log2_rate), (E, J, H, slow) = p.size, rates, keep
+    s, (rate, inverse, log2_rate), (E, J, H, slow, to_skip) = p.size, rates, keep
     dp, d = padded(s.d, TILE), 0
     while d < s.d:
         lanes, i = lanes_of(s.d - d, s.n), d * s.n
         at_rates = rate[i:], inverse[i:], log2_rate[i:]
         first = 0 if recompute and back else i * s.chunk
-        at_keep = E[first:], J[first:], H[0 if recompute and back else i * (s.chunk + 1) :], slow[i:]
+        at_keep = E[first:], J[first:], H[0 if recompute and back else i * (s.chunk + 1) :], slow[i:], to_skip
         for zero in literal_unroll(kinds):
             if size(zero) == lanes:
                 if recompute and back:
-                    recompute_tile(zero, s, at, None, rows, 0, kept, d, at_rates, at_keep, None, 0, 0)
+                    recompute_band(zero, s, at, None, rows, 0, kept, d, None, at_rates, at_keep, None, 0, 0)
                 elif recompute:
-                    recompute_tile(
-                        zero, s, at, Rows(out.ctypes.data, 0, dp), rows, 0, kept, d, at_rates, at_keep, None, 0, 0
-                    )
+                    target = Rows(out.ctypes.data, 0, dp)
+                    recompute_band(zero, s, at, target, rows, 0, kept, d, None, at_rates, at_keep, None, 0, 0)
                 if back:
-                    return_tile(
+                    return_band(
                         zero, s, at, Rows(given.ctypes.data, 0, dp), Rows(to_x.ctypes.data, 0, dp),
-                        Rows(to_dt.ctypes.data, 0, dp), rows, 0, d, at_rates, at_keep, adjoint[i:], sum_da[i:],
-                        sum_dD[d:], lane_dB, lane_dC, None, 0, 0,
+                        Rows(to_dt.ctypes.data, 0, dp), rows, 0, d, None, at_rates, at_keep, adjoint[i:],
+                        (sum_da[i:], sum_dD[d:], lane_dB, lane_dC), None, 0, 0,
                     )  # fmt: skip
         d += lanes
 

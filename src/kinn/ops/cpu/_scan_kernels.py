@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import literal_unroll
 
-from kinn.ops.cpu._scan_tiles import recompute_tile, return_tile, scan_tile
+from kinn.ops.cpu._scan_bands import recompute_band, return_band, scan_band
 from kinn.ops.cpu._tiles import (
     extent,
     fill_rows,
@@ -28,6 +28,7 @@ from kinn.ops.cpu._tiles import (
     room_for,
     scratch,
     sum_lanes,
+    tiles_of,
 )
 from kinn.ops.cpu._vector import pointer, size
 from kinn.ops.cpu.cache import kernel
@@ -35,7 +36,7 @@ from kinn.ops.cpu.records import TILE, WIDE, Rows, Size
 from kinn.ops.path import Path
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "f0630e0cfa965d90"
+PARTS_SHA256 = "6f1cdfb2ce8b8f9d"
 
 
 class Plan(NamedTuple):
@@ -119,19 +120,35 @@ def forward(p, at, out, begin, end, least):
                 kept = (sequence * chunks + c) * s.n * s.d
                 d = start
                 while d < stop:
-                    lanes, own = lanes_of(stop - d, s.n), (d - start) * s.n
-                    soon, b_soon, d_soon = following(rows, b, d, lanes, start, stop, ahead, b_ahead)
-                    for zero in literal_unroll(kinds):
-                        if size(zero) == lanes:
-                            scan_tile(
-                                zero, s, at, out.y, rows, b, kept, d, h[own:], log2_rate[own:], inverse[own:],
-                                least_dt[d - start :], soon, b_soon, d_soon,
-                            )  # fmt: skip
-                    d += lanes
+                    lanes, tiles, own = lanes_of(stop - d, s.n), tiles_of(stop - d, s.n), (d - start) * s.n
+                    foreseen = p.path.inner == 1 and tiles > 1
+                    soon, b_soon, d_soon = following(rows, b, d + tiles * lanes, start, stop, ahead, b_ahead, foreseen)
+                    if tiles > 1:
+                        scan_band(
+                            kinds[0], s, at, out.y, rows, b, kept, d, tiles, h[own:], log2_rate[own:], inverse[own:],
+                            least_dt[d - start :], soon, b_soon, d_soon,
+                        )  # fmt: skip
+                    else:
+                        for zero in literal_unroll(kinds):
+                            if size(zero) == lanes:
+                                scan_band(
+                                    zero, s, at, out.y, rows, b, kept, d, None, h[own:], log2_rate[own:],
+                                    inverse[own:], least_dt[d - start :], soon, b_soon, d_soon,
+                                )  # fmt: skip
+                    d += tiles * lanes
                 rows, b, now, later = ahead, b_ahead, later, now
             move_state(h, state, s, sequence, start, stop, True)
         least[item, 0] = least_dt.min()
         least[item, 1] = least_a
+
+
+@part
+def _back_through(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, adjoint, sums, soon, b_soon, d_soon):
+    """One chunk of one band: its forward pass again, and the way back."""
+    recompute_band(zero, s, at, None, rows, b, kept, d, tiles, rates, keep, soon, b_soon, d_soon)
+    return_band(
+        zero, s, at, out.dy, out.dx, out.ddt, rows, b, d, tiles, rates, keep, adjoint, sums, soon, b_soon, d_soon
+    )
 
 
 @kernel
@@ -147,8 +164,9 @@ def backward(p, at, out, begin, end, like):
     most = (s.chunk * s.n + TILE - 1) // TILE * TILE  # whole groups of TILE vectors are summed over lanes together
     lane_dB, lane_dC = scratch(most * TILE, like), scratch(most * TILE, like)
     sum_dB, sum_dC = np.empty(most, like.dtype), np.empty(most, like.dtype)
-    most = s.chunk * s.n * WIDE
-    keep = (scratch(most, like), scratch(most, like), scratch(most + s.n * WIDE, like), np.empty(s.n, np.bool_))
+    most = tiles_of(s.d, s.n) * WIDE  # channels of a band
+    kept_of = scratch(s.chunk * s.n * most, like), scratch(s.chunk * s.n * most, like)
+    keep = (*kept_of, scratch((s.chunk + 1) * s.n * most, like), np.empty(s.n * most, np.bool_), scratch(most, like))
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
         start, stop = _channels(p, group)
@@ -171,18 +189,24 @@ def backward(p, at, out, begin, end, like):
                 lane_dC[:] = 0
                 d = start
                 while d < stop:
-                    lanes, own = lanes_of(stop - d, s.n), (d - start) * s.n
+                    lanes, tiles, own = lanes_of(stop - d, s.n), tiles_of(stop - d, s.n), (d - start) * s.n
                     rates = (rate[own:], inverse[own:], log2_rate[own:])
-                    soon, b_soon, d_soon = following(rows, b, d, lanes, start, stop, ahead, b_ahead)
-                    for zero in literal_unroll(kinds):
-                        if size(zero) == lanes:
-                            recompute_tile(zero, s, at, None, rows, b, kept, d, rates, keep, soon, b_soon, d_soon)
-                            return_tile(
-                                zero, s, at, out.dy, out.dx, out.ddt, rows, b, d, rates, keep,
-                                adjoint[own:], sum_da[own:], sum_dD[d - start :], lane_dB, lane_dC,
-                                soon, b_soon, d_soon,
-                            )  # fmt: skip
-                    d += lanes
+                    foreseen = p.path.inner == 1 and tiles > 1
+                    soon, b_soon, d_soon = following(rows, b, d + tiles * lanes, start, stop, ahead, b_ahead, foreseen)
+                    sums = sum_da[own:], sum_dD[d - start :], lane_dB, lane_dC
+                    if tiles > 1:
+                        _back_through(
+                            kinds[0], s, at, out, rows, b, kept, d, tiles, rates, keep, adjoint[own:], sums,
+                            soon, b_soon, d_soon,
+                        )  # fmt: skip
+                    else:
+                        for zero in literal_unroll(kinds):
+                            if size(zero) == lanes:
+                                _back_through(
+                                    zero, s, at, out, rows, b, kept, d, None, rates, keep, adjoint[own:], sums,
+                                    soon, b_soon, d_soon,
+                                )  # fmt: skip
+                    d += tiles * lanes
                 sum_lanes(kinds[1], lane_dB, sum_dB, rows.size * s.n)
                 sum_lanes(kinds[1], lane_dC, sum_dC, rows.size * s.n)
                 for i in range(rows.size):

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from kinn.ops.cpu._vector import pairs, store, sum_each, zeros
-from kinn.ops.cpu.records import NARROW, TILE, WIDE
+from kinn.ops.cpu.records import BAND, NARROW, TILE, WIDE
 
 LOG2_E = 1.4426950408889634
 
@@ -50,6 +50,15 @@ def kinds_of(like):
 def lanes_of(left, n):
     """How many channels the next tile has when `left` remain: few and wide tiles, but little unused width."""
     return WIDE if left > TILE + NARROW else TILE if left > NARROW or n % 2 else NARROW
+
+
+@part
+def tiles_of(left, n):
+    """How many tiles of the next one's kind go side by side when `left` channels remain.
+
+    The more potentials a channel has, the fewer: their work hides what memory takes.
+    """
+    return max(1, min(BAND // max(n * n, 1), (left - TILE - NARROW + WIDE - 1) // WIDE))
 
 
 @part
@@ -103,9 +112,13 @@ def move_state(h, memory, s, sequence, start, stop, write):
 
 
 @part
-def following(rows, b, d, lanes, start, stop, ahead, b_ahead):
-    """Steps, batch element and channel of the tile after the one at `d`: of the same steps, or of those `ahead`."""
-    return (rows, b, d + lanes) if d + lanes < stop else (ahead, b_ahead, start)
+def following(rows, b, d, start, stop, ahead, b_ahead, foreseen):
+    """Steps, batch element and channel of the band that comes when those before `d` are done: of the same steps, or of
+    those `ahead`; no channel where steps run through memory without a gap, as `foreseen` says.
+    """
+    if foreseen:
+        return rows, b, -1
+    return (rows, b, d) if d < stop else (ahead, b_ahead, start)
 
 
 @part

@@ -14,6 +14,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 
+_LINE = 64  # bytes of a cache line
+
 
 class Vector(types.Type):
     """`lanes` values of one numba float type: `parts` potentials, one after the other, of `lanes / parts` channels."""
@@ -162,18 +164,20 @@ def part_of(builder, vector: Vector, value, number):
 
 
 @intrinsic
-def prefetch(typingctx, source, index):
-    """Begin to bring the cache line of `source[index]` near."""
+def prefetch(typingctx, source, index, like):
+    """Begin to bring `source[index:]` near, all channels of a vector like `like`."""
 
     def codegen(context, builder, signature, args):
-        address, integer = builder.gep(args[0], [args[1]]), ir.IntType(32)
+        kind, integer = args[0].type, ir.IntType(32)
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [address.type, *[integer] * 3]), "llvm.prefetch.p0"
+            builder.module, ir.FunctionType(ir.VoidType(), [kind, *[integer] * 3]), "llvm.prefetch.p0"
         )
-        builder.call(function, [address, integer(0), integer(3), integer(1)])
+        for ahead in range(0, like.channels, _LINE * 8 // like.dtype.bitwidth):
+            address = builder.gep(args[0], [builder.add(args[1], args[1].type(ahead))])
+            builder.call(function, [address, integer(0), integer(3), integer(1)])
         return context.get_dummy_value()
 
-    return types.void(source, types.int64), codegen
+    return types.void(source, types.int64, like), codegen
 
 
 @intrinsic

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 # Channels of a tile: wide ones share the loads of B and C; narrow ones, of two potentials to a vector, end a row.
 WIDE, TILE, NARROW = 32, 16, 8
+BAND = 48  # wide tiles side by side, where a channel has one potential: their states stay in the nearest cache
 _RESOLVED = 1 / 16
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kinn.train.evaluate import Evaluation, evaluate, sample_field
 from kinn.train.losses import LOSSES, mse_loss, relative_l1_loss, relative_l2_loss
+from kinn.train.memory import keep_freed_memory
 from kinn.train.prediction import Rollout, TrainedModel
 from kinn.train.saving import load_model, save_model
 from kinn.train.settings import OptimizerSettings, TrainSettings, chosen_device
@@ -33,6 +34,7 @@ __all__ = [
     "chosen_device",
     "evaluate",
     "fit",
+    "keep_freed_memory",
     "load_model",
     "mse_loss",
     "relative_l1_loss",

@@ -25,15 +25,15 @@ from kinn.ops.cpu._cascade_parts import (
     scan_again,
 )
 from kinn.ops.cpu._products import gather, padded, scatter
-from kinn.ops.cpu._tiles import extent, fill_rows, finish_rates, kinds_of, rates_of, room_for, scratch
+from kinn.ops.cpu._tiles import chunk_of, extent, finish_rates, kinds_of, rates_of, room_for, scratch
 from kinn.ops.cpu._vector import load, pointer, store, zeros
 from kinn.ops.cpu.cache import kernel
-from kinn.ops.cpu.records import TILE, WIDE
+from kinn.ops.cpu.records import TILE, WIDE, Rows
 
 __all__ = ["Parameters", "Plan", "Sums", "backward", "forward"]
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "6f1cdfb2ce8b8f9d"
+PARTS_SHA256 = "699a5a3f6117d84f"
 
 
 @kernel
@@ -42,7 +42,7 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
     s = p.size
     dp, pp, most = padded(s.d, TILE), padded(p.rank + 2 * s.n, TILE), padded(s.chunk, 4)
     zero, kinds = zeros(like, TILE), kinds_of(like)
-    rows, local = np.empty(s.chunk, np.int64), np.arange(s.chunk)
+    rows, later, local = np.empty(s.chunk, np.int64), np.empty(s.chunk, np.int64), np.arange(s.chunk)
     drive, projected, dt = scratch(most * dp, like), scratch(most * pp, like), scratch(most * dp, like)
     out, gains = scratch(most * dp, like), scratch(2 * s.chunk, like)
     for buffer in (drive, projected, dt, out):
@@ -55,6 +55,7 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
     source, target = pointer(x.address, like), pointer(y.address, like)
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
+        grids = x, Rows(y.address + group * y_group * like.itemsize, y.batch, y.row)
         r_first = p.routes * group // p.groups
         for r in range(r_first, p.routes * (group + 1) // p.groups):
             path = path_of(paths, r)
@@ -64,11 +65,12 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
                 a = pointer(w.a + (r * p.cells + k) * s.d * s.n * like.itemsize, like)
                 rates_of(a, s, 0, s.d, (rate[k * room :], inverse[k * room :], log2_rate[k * room :]))
             for sequence in range(p.batch * block // p.blocks * lines, p.batch * (block + 1) // p.blocks * lines):
-                b = sequence // lines
                 states[:] = 0
                 for c in range(chunks):
-                    count = min(s.chunk, steps - c * s.chunk)
-                    fill_rows(rows, path, sequence - b * lines, steps, c * s.chunk, count)
+                    count, b = chunk_of(rows, path, s.chunk, p.batch, sequence, c)
+                    count_later, b_later = chunk_of(
+                        later, path, s.chunk, p.batch, sequence + (c + 1) // chunks, (c + 1) % chunks
+                    )
                     gather(zero, source, b * x.batch, x.row, rows[:count], s.d, drive, dp)
                     for k in range(p.cells):
                         cell, own = r * p.cells + k, k * room
@@ -76,7 +78,8 @@ def forward(p, w, paths, kept_at, x, y, y_group, checkpoints, begin, end, like):
                         kept = kept_at[r] + ((sequence * chunks + c) * p.cells + k) * s.n * s.d
                         rates = rate[own:], inverse[own:], log2_rate[own:]
                         at = cells_of(p, w, cell, drive, projected, dt, checkpoints)
-                        scan(kinds, p, at, out, local[:count], kept, states[own:], rates, least)
+                        soon = grids, pointer(later.ctypes.data, later), count_later if k == 0 else 0, b_later
+                        scan(kinds, p, at, out, local[:count], kept, states[own:], rates, least, soon)
                         offset = group * y_group + b * y.batch
                         scatter(zero, out, dp, rows[:count], s.d, target, offset, y.row, r > r_first or k > 0)
                         if p.series and k < p.cells - 1:
@@ -92,7 +95,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
     width = p.rank + 2 * s.n
     dp, pp, most = padded(s.d, TILE), padded(width, TILE), padded(s.chunk, 4)
     zero, kinds = zeros(like, TILE), kinds_of(like)
-    rows, local = np.empty(s.chunk, np.int64), np.arange(s.chunk)
+    rows, later, local = np.empty(s.chunk, np.int64), np.empty(s.chunk, np.int64), np.arange(s.chunk)
     wide, narrow, room = most * dp, most * pp, room_for(s, s.d)
     # Per cell: its drive, what it forms, and what the way back needs of its scan.
     drives, projections, dts = (
@@ -115,6 +118,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
     source, given_y, target = pointer(x.address, like), pointer(dy.address, like), pointer(dx.address, like)
     for item in range(begin, end):
         block, group = item // p.groups, item % p.groups
+        grids = x, dy, Rows(dx.address + group * dx_group * itemsize, dx.batch, dx.row)
         r_first = p.routes * group // p.groups
         for r in range(r_first, p.routes * (group + 1) // p.groups):
             path = path_of(paths, r)
@@ -126,11 +130,14 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                 a = pointer(w.a + (r * p.cells + k) * s.d * s.n * itemsize, like)
                 rates_of(a, s, 0, s.d, (rate[k * room :], inverse[k * room :], log2_rate[k * room :]))
             for sequence in range(p.batch * block // p.blocks * lines, p.batch * (block + 1) // p.blocks * lines):
-                b = sequence // lines
                 adjoint[:] = 0
                 for c in range(chunks - 1, -1, -1):
-                    count = min(s.chunk, steps - c * s.chunk)
-                    fill_rows(rows, path, sequence - b * lines, steps, c * s.chunk, count)
+                    count, b = chunk_of(rows, path, s.chunk, p.batch, sequence, c)
+                    count_later, b_later = chunk_of(
+                        later, path, s.chunk, p.batch, sequence + (c == 0), (c - 1) % chunks
+                    )
+                    soon = grids, pointer(later.ctypes.data, later), count_later, b_later
+                    none = grids, pointer(later.ctypes.data, later), 0, b_later
                     gather(zero, source, b * x.batch, x.row, rows[:count], s.d, drives, dp)
                     gather(zero, given_y, b * dy.batch, dy.row, rows[:count], s.d, to_y, dp)
                     for k in range(p.cells - 1 if p.series else 0):  # they drive each other, up to the last
@@ -144,7 +151,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                             kinds, p, at, out, given, to_x, to_dt, local[:count], kept, True, False,
                             (rate[own:], inverse[own:], log2_rate[own:]),
                             (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:], to_skip),
-                            adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
+                            adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC, none,
                         )  # fmt: skip
                         hold(zero, out, p.largest_drive, count * dp)
                     for k in range(p.cells - 1, -1, -1):
@@ -168,6 +175,7 @@ def backward(p, w, paths, kept_at, x, dy, dx, dx_group, checkpoints, sums, begin
                             (rate[own:], inverse[own:], log2_rate[own:]),
                             (E[own * s.chunk :], J[own * s.chunk :], H[own * (s.chunk + 1) :], slow[own:], to_skip),
                             adjoint[own:], sum_da[own:], sum_dD[k * (s.d + WIDE) :], lane_dB, lane_dC,
+                            soon if k == p.cells - 1 else none,
                         )  # fmt: skip
                         return_form(
                             zero, p, w, sums, block, cell, drive, projected, dt, gains[2 * k * s.chunk :],

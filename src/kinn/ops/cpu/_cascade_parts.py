@@ -142,7 +142,7 @@ def return_hold(zero, gradient, drive, largest, count):
 
 
 @part
-def scan(kinds, p, at, out, rows, kept, states, rates, least):
+def scan(kinds, p, at, out, rows, kept, states, rates, least, ahead):
     """One chunk of one cell."""
     s, (_, inverse, log2_rate) = p.size, rates
     d = 0
@@ -152,7 +152,7 @@ def scan(kinds, p, at, out, rows, kept, states, rates, least):
             if size(zero) == lanes:
                 scan_band(
                     zero, s, at, Rows(out.ctypes.data, 0, padded(s.d, TILE)), rows, 0, kept, d, None, states[i:],
-                    log2_rate[i:], inverse[i:], least[d:], None, 0, 0,
+                    log2_rate[i:], inverse[i:], least[d:], ahead,
                 )  # fmt: skip
         d += lanes
 
@@ -160,7 +160,7 @@ def scan(kinds, p, at, out, rows, kept, states, rates, least):
 @part
 def scan_again(
     kinds, p, at, out, given, to_x, to_dt, rows, kept, recompute, back, rates, keep, adjoint, sum_da, sum_dD,
-    lane_dB, lane_dC,
+    lane_dB, lane_dC, ahead,
 ):  # fmt: skip
     """One chunk of one cell: its forward pass again, the way back, or both, tile by tile while in the nearest cache."""
     s, (rate, inverse, log2_rate), (E, J, H, slow, to_skip) = p.size, rates, keep
@@ -173,15 +173,15 @@ def scan_again(
         for zero in literal_unroll(kinds):
             if size(zero) == lanes:
                 if recompute and back:
-                    recompute_band(zero, s, at, None, rows, 0, kept, d, None, at_rates, at_keep, None, 0, 0)
+                    recompute_band(zero, s, at, None, rows, 0, kept, d, None, at_rates, at_keep, None)
                 elif recompute:
                     target = Rows(out.ctypes.data, 0, dp)
-                    recompute_band(zero, s, at, target, rows, 0, kept, d, None, at_rates, at_keep, None, 0, 0)
+                    recompute_band(zero, s, at, target, rows, 0, kept, d, None, at_rates, at_keep, None)
                 if back:
                     return_band(
                         zero, s, at, Rows(given.ctypes.data, 0, dp), Rows(to_x.ctypes.data, 0, dp),
                         Rows(to_dt.ctypes.data, 0, dp), rows, 0, d, None, at_rates, at_keep, adjoint[i:],
-                        (sum_da[i:], sum_dD[d:], lane_dB, lane_dC), None, 0, 0,
+                        (sum_da[i:], sum_dD[d:], lane_dB, lane_dC), ahead,
                     )  # fmt: skip
         d += lanes
 

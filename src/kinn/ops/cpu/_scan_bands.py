@@ -28,30 +28,11 @@ from kinn.ops.cpu._vector import (
 )
 from kinn.ops.cpu.records import TILE
 
-_VECTORS_AHEAD = 32  # of potentials: that takes as long as memory takes to answer
-
 
 @part
 def _count(tiles):
     """The tiles of a band; None is one, and known when the kernel is compiled."""
     return 1 if tiles is None else tiles
-
-
-@part
-def _soon(rows, count, b, d, i, ahead, count_ahead, b_ahead, d_ahead, vectors, forward):
-    """The grid index, batch element and channel that the band, or the one after it, comes to a little after step `i`.
-
-    Columns of a grid are not what the machine foresees: it is asked for them. `rows` and `ahead` are pointers: arrays
-    would be counted as in use at every step.
-    """
-    distance = max(1, _VECTORS_AHEAD // max(vectors, 1))
-    j = i + distance if forward else i - distance
-    if 0 <= j < count:
-        return element(rows, j), b, d
-    j = j - count if forward else j + count_ahead
-    if 0 <= j < count_ahead:
-        return element(ahead, j), b_ahead, d_ahead
-    return element(rows, i), b, d
 
 
 @part
@@ -61,16 +42,23 @@ def _upwards(rows):
 
 
 @part
-def _ask(source, at, b, row, d, zero):
-    prefetch(source, b * at.batch + row * at.row + d, zero)
+def _ask(ahead, i, d, tiles, zero, like):
+    """Ask for what the next chunk's step `i` reads and writes: columns of a grid are not what the machine foresees."""
+    grids, rows, count, b = ahead
+    if i < count:
+        row = element(rows, i)
+        for grid in grids:
+            first = b * grid.batch + row * grid.row + d
+            for t in range(tiles):
+                prefetch(pointer(grid.address, like), first + t * size(zero), zero)
 
 
 @part
-def scan_band(zero, s, at, out, rows, b, kept, d, tiles, h, log2_rate, inverse, least, ahead, b_ahead, d_ahead):
+def scan_band(zero, s, at, out, rows, b, kept, d, tiles, h, log2_rate, inverse, least, ahead):
     """Scan `tiles` tiles from channel `d` on, one if None, through the steps `rows`; `h` and the least `dt` go on.
 
-    What comes next, the band at `d_ahead` of the steps `ahead`, is asked for meanwhile, unless those are None or
-    `d_ahead` is negative.
+    `ahead`, if not None, is asked for meanwhile: the grids that the next chunk reads and writes, a pointer to its grid
+    indices (an array would be counted as in use at every step), how many they are, and its batch element.
     """
     x, dt = pointer(at.x.address, h), pointer(at.dt.address, h)
     B, C = pointer(at.B.address, h), pointer(at.C.address, h)
@@ -83,15 +71,9 @@ def scan_band(zero, s, at, out, rows, b, kept, d, tiles, h, log2_rate, inverse, 
                 hn = load(h, (t * s.n + n) * lanes, zero)
                 store_rows(checkpoints, kept + n * s.d + d + t * lanes, s.d, width, hn)
     up = _upwards(rows)
-    if ahead is not None:
-        here, there, vectors = pointer(rows.ctypes.data, rows), pointer(ahead.ctypes.data, rows), tiles * s.n
     for i, row in enumerate(rows):
-        if ahead is not None and d_ahead >= 0:
-            soon, b_soon, d_soon = _soon(here, rows.size, b, d, i, there, ahead.size, b_ahead, d_ahead, vectors, True)
-            for t in range(tiles):
-                _ask(x, at.x, b_soon, soon, d_soon + t * lanes, zero)
-                _ask(dt, at.dt, b_soon, soon, d_soon + t * lanes, zero)
-                _ask(y, out, b_soon, soon, d_soon + t * lanes, zero)
+        if ahead is not None:
+            _ask(ahead, i, d, tiles, zero, h)
         x_row, dt_row = b * at.x.batch + row * at.x.row + d, b * at.dt.batch + row * at.dt.row + d
         B_row, C_row = b * at.B.batch + row * at.B.row, b * at.C.batch + row * at.C.row
         y_row = b * out.batch + row * out.row + d
@@ -148,7 +130,7 @@ def _slow_potentials(zero, s, dt, b, rows, d, tiles, rate, room, slow):
 
 
 @part
-def recompute_band(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, ahead, b_ahead, d_ahead):
+def recompute_band(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, ahead):
     """The forward pass over one chunk again; with `h' = h - E v`, `E = expm1(-dt a)`, `v = B x / a - h`.
 
     Keeps `E`, the states `H` before the first and after every step, and of the potentials that are marked as `slow`
@@ -169,14 +151,9 @@ def recompute_band(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, ahead
             hn = load_rows(checkpoints, kept + n * s.d + d + t * lanes, s.d, width, zero)
             store(H, (t * s.n + n) * lanes, hn)
     up = _upwards(rows)
-    if ahead is not None:
-        here, there, vectors = pointer(rows.ctypes.data, rows), pointer(ahead.ctypes.data, rows), tiles * s.n
     for i, row in enumerate(rows):
-        if ahead is not None and d_ahead >= 0:
-            soon, b_soon, d_soon = _soon(here, rows.size, b, d, i, there, ahead.size, b_ahead, d_ahead, vectors, True)
-            for t in range(tiles):
-                _ask(x, at.x, b_soon, soon, d_soon + t * lanes, zero)
-                _ask(dt, at.dt, b_soon, soon, d_soon + t * lanes, zero)
+        if ahead is not None:
+            _ask(ahead, i, d, tiles, zero, E)
         x_row, dt_row = b * at.x.batch + row * at.x.row + d, b * at.dt.batch + row * at.dt.row + d
         B_row, C_row = b * at.B.batch + row * at.B.row, b * at.C.batch + row * at.C.row
         for turn in range(tiles):
@@ -221,7 +198,7 @@ def recompute_band(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, ahead
 
 @part
 def return_band(
-    zero, s, at, dy, dx, ddt, rows, b, d, tiles, rates, keep, adjoint, sums, ahead, b_ahead, d_ahead
+    zero, s, at, dy, dx, ddt, rows, b, d, tiles, rates, keep, adjoint, sums, ahead
 ):  # fmt: skip
     """Back through one chunk with what `recompute_band` kept; `adjoint` and the sums are continued."""
     E, J, H, slow, to_skip = keep
@@ -235,16 +212,10 @@ def return_band(
     for t in range(tiles):  # the skips' gradient by chunks first: a long sum in single precision loses digits
         store(to_skip, t * lanes, zero)
     up = not _upwards(rows)
-    if ahead is not None:
-        here, there, vectors = pointer(rows.ctypes.data, rows), pointer(ahead.ctypes.data, rows), tiles * s.n
     for i in range(rows.size - 1, -1, -1):
         row = rows[i]
-        if ahead is not None and d_ahead >= 0:
-            soon, b_soon, d_soon = _soon(here, rows.size, b, d, i, there, ahead.size, b_ahead, d_ahead, vectors, False)
-            for t in range(tiles):
-                _ask(given_y, dy, b_soon, soon, d_soon + t * lanes, zero)
-                _ask(to_x, dx, b_soon, soon, d_soon + t * lanes, zero)
-                _ask(to_dt, ddt, b_soon, soon, d_soon + t * lanes, zero)
+        if ahead is not None:
+            _ask(ahead, i, d, tiles, zero, E)
         x_row, dt_row = b * at.x.batch + row * at.x.row + d, b * at.dt.batch + row * at.dt.row + d
         dy_row, dx_row = b * dy.batch + row * dy.row + d, b * dx.batch + row * dx.row + d
         ddt_row = b * ddt.batch + row * ddt.row + d

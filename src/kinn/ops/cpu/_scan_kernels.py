@@ -16,10 +16,9 @@ from numba import literal_unroll
 
 from kinn.ops.cpu._scan_bands import recompute_band, return_band, scan_band
 from kinn.ops.cpu._tiles import (
+    chunk_of,
     extent,
-    fill_rows,
     finish_rates,
-    following,
     kinds_of,
     lanes_of,
     move_state,
@@ -36,7 +35,7 @@ from kinn.ops.cpu.records import TILE, WIDE, Rows, Size
 from kinn.ops.path import Path
 
 # The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "6f1cdfb2ce8b8f9d"
+PARTS_SHA256 = "699a5a3f6117d84f"
 
 
 class Plan(NamedTuple):
@@ -85,11 +84,14 @@ def _channels(p, group):
 @part
 def _chunk(rows, p, sequence, c):
     """Fill `rows` with the grid indices of chunk `c` of a sequence, none behind the last; and the batch element."""
-    lines, steps = extent(p.path)
-    b, start = sequence // lines, c * p.size.chunk
-    count = min(p.size.chunk, steps - start) if b < p.batch else 0
-    fill_rows(rows, p.path, sequence - b * lines, steps, start, count)
+    count, b = chunk_of(rows, p.path, p.size.chunk, p.batch, sequence, c)
     return rows[:count], b
+
+
+@part
+def _unforeseen(p, ahead, tiles):
+    """How many of the next chunk's steps to ask for: none where steps run through memory in rows as wide as a band."""
+    return 0 if p.path.inner == 1 and tiles > 1 else ahead.size
 
 
 @kernel
@@ -121,19 +123,23 @@ def forward(p, at, out, begin, end, least):
                 d = start
                 while d < stop:
                     lanes, tiles, own = lanes_of(stop - d, s.n), tiles_of(stop - d, s.n), (d - start) * s.n
-                    foreseen = p.path.inner == 1 and tiles > 1
-                    soon, b_soon, d_soon = following(rows, b, d + tiles * lanes, start, stop, ahead, b_ahead, foreseen)
+                    soon = (
+                        (at.x, at.dt, out.y),
+                        pointer(later.ctypes.data, later),
+                        _unforeseen(p, ahead, tiles),
+                        b_ahead,
+                    )
                     if tiles > 1:
                         scan_band(
                             kinds[0], s, at, out.y, rows, b, kept, d, tiles, h[own:], log2_rate[own:], inverse[own:],
-                            least_dt[d - start :], soon, b_soon, d_soon,
+                            least_dt[d - start :], soon,
                         )  # fmt: skip
                     else:
                         for zero in literal_unroll(kinds):
                             if size(zero) == lanes:
                                 scan_band(
                                     zero, s, at, out.y, rows, b, kept, d, None, h[own:], log2_rate[own:],
-                                    inverse[own:], least_dt[d - start :], soon, b_soon, d_soon,
+                                    inverse[own:], least_dt[d - start :], soon,
                                 )  # fmt: skip
                     d += tiles * lanes
                 rows, b, now, later = ahead, b_ahead, later, now
@@ -143,12 +149,13 @@ def forward(p, at, out, begin, end, least):
 
 
 @part
-def _back_through(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, adjoint, sums, soon, b_soon, d_soon):
+def _back_through(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, adjoint, sums, soon):
     """One chunk of one band: its forward pass again, and the way back."""
-    recompute_band(zero, s, at, None, rows, b, kept, d, tiles, rates, keep, soon, b_soon, d_soon)
-    return_band(
-        zero, s, at, out.dy, out.dx, out.ddt, rows, b, d, tiles, rates, keep, adjoint, sums, soon, b_soon, d_soon
-    )
+    later, count, b_later = soon
+    ahead = (at.x, at.dt), later, count, b_later
+    recompute_band(zero, s, at, None, rows, b, kept, d, tiles, rates, keep, ahead)
+    ahead_back = (out.dy, out.dx, out.ddt), later, count, b_later
+    return_band(zero, s, at, out.dy, out.dx, out.ddt, rows, b, d, tiles, rates, keep, adjoint, sums, ahead_back)
 
 
 @kernel
@@ -191,20 +198,19 @@ def backward(p, at, out, begin, end, like):
                 while d < stop:
                     lanes, tiles, own = lanes_of(stop - d, s.n), tiles_of(stop - d, s.n), (d - start) * s.n
                     rates = (rate[own:], inverse[own:], log2_rate[own:])
-                    foreseen = p.path.inner == 1 and tiles > 1
-                    soon, b_soon, d_soon = following(rows, b, d + tiles * lanes, start, stop, ahead, b_ahead, foreseen)
+                    soon = pointer(later.ctypes.data, later), _unforeseen(p, ahead, tiles), b_ahead
                     sums = sum_da[own:], sum_dD[d - start :], lane_dB, lane_dC
                     if tiles > 1:
                         _back_through(
                             kinds[0], s, at, out, rows, b, kept, d, tiles, rates, keep, adjoint[own:], sums,
-                            soon, b_soon, d_soon,
+                            soon,
                         )  # fmt: skip
                     else:
                         for zero in literal_unroll(kinds):
                             if size(zero) == lanes:
                                 _back_through(
                                     zero, s, at, out, rows, b, kept, d, None, rates, keep, adjoint[own:], sums,
-                                    soon, b_soon, d_soon,
+                                    soon,
                                 )  # fmt: skip
                     d += tiles * lanes
                 sum_lanes(kinds[1], lane_dB, sum_dB, rows.size * s.n)

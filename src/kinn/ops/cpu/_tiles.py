@@ -41,6 +41,18 @@ def fill_rows(rows, path, line, steps, start, count):
 
 
 @part
+def chunk_of(rows, path, chunk, batch, sequence, c):
+    """Fill `rows` with the grid indices of chunk `c` of a sequence; how many, none behind the last, and its element of
+    the batch.
+    """
+    lines, steps = extent(path)
+    b, start = sequence // lines, c * chunk
+    count = min(chunk, steps - start) if b < batch else 0
+    fill_rows(rows, path, sequence - b * lines, steps, start, count)
+    return count, b
+
+
+@part
 def kinds_of(like):
     """A zero vector of each kind that tiles are made of."""
     return zeros(like, WIDE), zeros(like, TILE), pairs(like, TILE)
@@ -109,16 +121,6 @@ def move_state(h, memory, s, sequence, start, stop, write):
                 else:
                     h[own] = memory[other]
         d += lanes
-
-
-@part
-def following(rows, b, d, start, stop, ahead, b_ahead, foreseen):
-    """Steps, batch element and channel of the band that comes when those before `d` are done: of the same steps, or of
-    those `ahead`; no channel where steps run through memory without a gap, as `foreseen` says.
-    """
-    if foreseen:
-        return rows, b, -1
-    return (rows, b, d) if d < stop else (ahead, b_ahead, start)
 
 
 @part

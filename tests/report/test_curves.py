@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from kinn.report import load_records
 from kinn.report.costs import place_labels
 from kinn.report.sections import sections_of
-from kinn.report.style import LIGHT, series, spread_apart
+from kinn.report.style import LIGHT, Series, label_ends, series, spread_apart
 
 
 def pictures(records):
@@ -144,6 +146,28 @@ def test_labels_keep_their_order_and_distance():
     assert np.diff(places[[2, 0, 1, 3, 4]]).min() > 0.149
     assert places.min() >= 0
     assert places.max() <= 1
+
+
+def test_more_labels_than_fit_are_all_on_the_page():
+    figure = Figure(figsize=(7.2, 2.7))
+    axes = figure.add_axes((0.1, 0.2, 0.6, 0.7))
+    names = [f"Model {i}, out of distribution" for i in range(9)]
+    styles = dict.fromkeys(names, Series("k", "solid", "o"))
+    label_ends(axes, dict.fromkeys(names, 0.99), styles, 7.2 * 0.6, 2.7 * 0.7)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 9
+    assert min(box.y0 for box in boxes) >= 0
+    assert max(box.y1 for box in boxes) <= figure.bbox.height
+
+
+def test_five_baselines_look_different(records):
+    (section,) = sections_of(load_records(records[:2]))
+    variants = [replace(section.source.variants[0], name=name, role="baseline") for name in "ABCDE"]
+    styles = series(variants, LIGHT).values()
+    assert len({(style.color, str(style.dashes)) for style in styles}) == 5
+    assert len({style.marker for style in styles}) == 5
 
 
 def test_same_records_give_the_same_bytes(records):

@@ -27,9 +27,9 @@ LABEL = 22
 
 DASHES: dict[str, tuple[Any, ...]] = {
     "ours": ("solid", (0, (9, 2)), (0, (9, 2, 1.5, 2)), (0, (9, 2, 1.5, 2, 1.5, 2))),
-    "baseline": ((0, (4, 1.6)), (0, (1.2, 1.2)), (0, (4, 1.6, 1.2, 1.6))),
+    "baseline": ((0, (4, 1.6)), (0, (1.2, 1.2)), (0, (4, 1.6, 1.2, 1.6)), (0, (7, 3)), (0, (2.5, 1))),
 }
-MARKERS = {"ours": "oD^v*", "baseline": "sXP"}
+MARKERS = {"ours": "oD^v*", "baseline": "sXPdh"}
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,10 @@ def label_ends(
     true = [float(to_fraction.transform((x, value))[1]) for value in ends.values()]
     lines = {name: wrap(name, LABEL) for name in ends}
     tallest = max((line.count("\n") + 1 for line in lines.values()), default=1)
-    places = spread_apart(true, tallest * 1.35 * FONT / 72 / height)
+    needed, beyond = tallest * 1.35 * FONT / 72 / height, 0.06
+    crowded = needed * (len(true) - 1) > 1
+    room = (-beyond, 1 + beyond) if crowded else (0.0, 1.0)  # where they do not fit they touch, but none is lost
+    places = spread_apart(true, min(needed, (room[1] - room[0]) / max(len(true) - 1, 1)), *room)
     for name, place in zip(ends, places):
         axes.plot([start, end], [place] * 2, **styles[name].line(), lw=1.6, transform=axes.transAxes, clip_on=False)
         axes.text(text, place, lines[name], transform=axes.transAxes, va="center", fontsize=FONT - 0.5)

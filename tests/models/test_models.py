@@ -59,6 +59,7 @@ CASES = {
     ),
     "FKNO last": Case(FKNO, {**FOURIER, "d_state": 2, "routes": 1, "mlp_ratio": 0, "block_layer": -1}, ANY),
     "UNet": Case(UNet, {"width": 4, "levels": 2}, EIGHTHS),
+    "UNet periodic": Case(UNet, {"width": 4, "levels": 2, "boundary": "periodic"}, EIGHTHS),
     "CNO": Case(CNO, {"width": 4, "levels": 2, "skip_blocks": 1, "neck_blocks": 1}, EIGHTHS),
     "UKNO backbone": Case(UKNO, {"width": 4, "order": 0, "levels": 1, "skip_blocks": 1, "neck_blocks": 1}, EIGHTHS),
 }

@@ -41,12 +41,30 @@ def test_model_is_the_written_composition() -> None:
     torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
 
 
+def test_periodic_model_commutes_with_shifts_by_its_coarsest_cell() -> None:
+    torch.manual_seed(0)
+    model = UNet(2, 1, width=4, levels=2, boundary="periodic").double().eval()
+    x = torch.randn(1, 2, 16, 12, dtype=torch.float64)
+    torch.testing.assert_close(model(x.roll((4, 8), (2, 3))), model(x).roll((4, 8), (2, 3)), rtol=0, atol=1e-12)
+
+
+def test_on_a_finer_periodic_grid_it_sees_every_second_point() -> None:
+    """Where the points of the training's grid lie among the finer ones; as centres of cells they would not."""
+    torch.manual_seed(0)
+    model = UNet(1, 1, width=4, levels=1, boundary="periodic").double().eval()
+    x = torch.randn(1, 1, 16, 16, dtype=torch.float64)
+    fine, coarse = model(x, dt_scale=0.5)[..., ::2, ::2], model(x[..., ::2, ::2])
+    torch.testing.assert_close(fine, coarse, rtol=0, atol=1e-12)
+
+
 def test_grid_that_cannot_be_halved_often_enough() -> None:
     with pytest.raises(ValueError, match="UNet: grid sizes must be divisible by 16, got 32 x 24"):
         UNet(1, 1, width=2)(torch.zeros(1, 1, 32, 24))
 
 
 def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match='UNet: boundary must be "zero" or "periodic", got \'open\''):
+        UNet(1, 1, boundary="open")
     for name in ("width", "levels"):
         with pytest.raises(ValueError, match=f"UNet: {name} must be at least 1, got 0"):
             UNet(1, 1, **{name: 0})

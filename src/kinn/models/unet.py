@@ -27,10 +27,12 @@ class UNet(OnTrainingGrid):
         out_channels: channels of the output field.
         width: channels at full resolution.
         levels: number of halvings.
+        boundary: "zero", as published, or "periodic" for a domain that closes on itself: convolutions and the
+            interpolation from other grids wrap around.
 
     Raises:
-        ValueError: no level, or a width below 1; on call, an input that is not `(b, in_channels, h, w)` with `h` and
-            `w` divisible by `2^levels`.
+        ValueError: no level, a width below 1, or an unknown boundary; on call, an input that is not
+            `(b, in_channels, h, w)` with `h` and `w` divisible by `2^levels`.
 
     >>> sum(p.numel() for p in UNet(1, 1).parameters())
     7762465
@@ -40,16 +42,21 @@ class UNet(OnTrainingGrid):
 
     arguments: dict[str, Any]
 
-    def __init__(self, in_channels: int, out_channels: int, *, width: int = 32, levels: int = 4) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, width: int = 32, levels: int = 4, boundary: str = "zero"
+    ) -> None:
         super().__init__()
         expect_at_least("UNet", 1, in_channels=in_channels, out_channels=out_channels, width=width, levels=levels)
+        if boundary not in ("zero", "periodic"):
+            raise ValueError(f'UNet: boundary must be "zero" or "periodic", got {boundary!r}')
         self.in_channels = in_channels
         self.levels = levels
+        self.periodic = boundary == "periodic"
         channels = [width * 2**level for level in range(levels + 1)]
-        self.down = nn.ModuleList(_pair(i, o) for i, o in zip([in_channels, *channels], channels[:-1]))
-        self.neck = _pair(channels[-2], channels[-1])
+        self.down = nn.ModuleList(_pair(i, o, self.periodic) for i, o in zip([in_channels, *channels], channels[:-1]))
+        self.neck = _pair(channels[-2], channels[-1], self.periodic)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in channels[:-1])
-        self.up = nn.ModuleList(_pair(2 * c, c) for c in channels[:-1])
+        self.up = nn.ModuleList(_pair(2 * c, c, self.periodic) for c in channels[:-1])
         self.project = nn.Conv2d(width, out_channels, 1)
 
     def _apply_network(self, x: Tensor) -> Tensor:
@@ -64,12 +71,13 @@ class UNet(OnTrainingGrid):
         return self.project(x)
 
 
-def _pair(in_channels: int, out_channels: int) -> nn.Sequential:
+def _pair(in_channels: int, out_channels: int, periodic: bool) -> nn.Sequential:
+    beyond = "circular" if periodic else "zeros"
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=beyond, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.Tanh(),
-        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1, padding_mode=beyond, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.Tanh(),
     )

@@ -21,7 +21,7 @@ _GRID: dict[str, dict[str, Any]] = {
 }
 _EPOCHS = {"demo": 1, "small": 10, "paper": 14}
 _FNO = Variant("FNO", "FNO", "baseline")
-_UNET = Variant("U-Net", "UNet", "baseline", lr=1e-3)
+_UNET = Variant("U-Net", "UNet", "baseline", {"boundary": "periodic"}, lr=1e-3)
 
 
 def ns_rollout(budget: str) -> tuple[Experiment, ...]:

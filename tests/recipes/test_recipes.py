@@ -164,7 +164,7 @@ def test_unknown_recipe_budget_and_no_seed(tmp_path):
         recipes.run("demo", budget="huge", output=tmp_path)
     with pytest.raises(ValueError, match="at least one seed"):
         recipes.run("demo", seeds=(), output=tmp_path)
-    with pytest.raises(ValueError, match="recipe 'ns-routes' has no variant 'FKNO'; it has: FNO, FKNO-1"):
+    with pytest.raises(ValueError, match="recipe 'ns-routes' has no variant 'FKNO'; it has: FNO, U-Net, FKNO-1"):
         recipes.run("ns-routes", variants=["FKNO"], output=tmp_path)
 
 

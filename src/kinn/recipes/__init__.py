@@ -74,7 +74,7 @@ def experiments(name: str, budget: str | None = None) -> tuple[Experiment, ...]:
         ValueError: unknown recipe or budget.
 
     >>> [variant.name for variant in experiments("ns-routes", "paper")[0].variants]
-    ['FNO', 'FKNO-1', 'FKNO-2', 'FKNO-4']
+    ['FNO', 'U-Net', 'FKNO-1', 'FKNO-2', 'FKNO-4']
     """
     recipe = _recipe(name)
     budget = budget or recipe.budgets[0]

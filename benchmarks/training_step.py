@@ -1,12 +1,14 @@
 """Time and memory of whole training steps: ours beside Li's FNO, and models beside themselves with a part changed.
 
-    python benchmarks/training_step.py [--device cpu | cuda] [--repeats 15] [--threads 2] [--output FILE]
+    python benchmarks/training_step.py [--device cpu | cuda] [--repeats 15] [--threads 2] [--steps NAME ...]
+                                       [--keep-freed-memory] [--output FILE]
 
 writes `results/training_step_<device>.json`. Every step is eager, as FNO's users run it.
 
 The steps take turns, so that a change of the machine's load meets all of them alike. Before anything is timed, our FNO
 and Li's are given the same weights and must agree in float64. Peak memory is what one step adds to a process of its own
-that has done a step before, so that what is loaded or made once does not count.
+that has done a step before, so that what is loaded or made once does not count. `--keep-freed-memory` times steps as
+`kinn train` takes them; without it, a step also pays for memory that the one before it gave back to the system.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import statistics
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from kinn.bench import peak_memory, summary, take_turns
 from kinn.models import CNO, FKNO, FNO, UKNO
 from kinn.nn import FilteredActivation, KirchhoffBlock
 from kinn.records import write_record
+from kinn.train import keep_freed_memory
 
 
 class WithoutScan(KirchhoffBlock):
@@ -108,20 +112,26 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), metavar="NAME")
+    parser.add_argument("--keep-freed-memory", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.keep_freed_memory:
+        keep_freed_memory()
     error = check()
     if error > 1e-10:
         raise SystemExit(f"our FNO and Li's differ by {error:.1e} with the same weights: nothing is timed")
 
     device = options.device
-    steps = {name: prepare(name, device) for name in STEPS}
+    steps = {name: prepare(name, device) for name in options.steps}
     times = take_turns(steps, options.repeats, warm_up=2)
-    memory = {name: (peak_memory(prepare, name, device, device=device) or math.nan) / 2**20 for name in STEPS}
+    memory = {name: (peak_memory(prepare, name, device, device=device) or math.nan) / 2**20 for name in steps}
     results = {name: {**summary(t), "peak_mib": memory[name]} for name, t in times.items()}
     record = {
         "command": f"python benchmarks/training_step.py --device {device} --repeats {options.repeats} "
-        f"--threads {options.threads}",
+        f"--threads {options.threads}"
+        + ("" if len(steps) == len(STEPS) else " --steps " + " ".join(map(shlex.quote, steps)))
+        + (" --keep-freed-memory" if options.keep_freed_memory else ""),
         "device": device,
         "what": "float32, Adam; 64 x 64, batch 20, order 2, 4 routes; block: 56 x 56, batch 8, D 192, N 1",
         "threads": options.threads,
@@ -134,6 +144,7 @@ def main() -> None:
                 "peak": memory[a] / memory[b],
             }
             for a, b in RATIOS
+            if a in steps and b in steps
         },
     }
     write_record(options.output or Path(f"results/training_step_{device}.json"), record)

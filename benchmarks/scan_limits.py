@@ -18,7 +18,7 @@ import torch
 from kinn.bench import Shape, measure_machine, scan_cost, summary, take_turns
 from kinn.ops import selective_scan
 from kinn.records import write_record
-from kinn.train.memory import keep_freed_memory
+from kinn.train import keep_freed_memory
 
 CHANNELS, GROUP = 192, 32
 SIZES = ((1, 196), (2, 392), (2, 1568), (8, 784), (8, 3136))  # sequences, steps
@@ -58,10 +58,7 @@ def main() -> None:
     results = []
     for potentials in (1, 16):
         seconds = {}
-        for size in (
-            SMALL,
-            *SIZES,
-        ):  # one after the other: in turns a short one finds what a long one left in the caches
+        for size in (SMALL, *SIZES):  # not in turns: a short one would find what a long one left in the caches
             turns = take_turns(prepare(*size, potentials), options.repeats, warm_up=2, least=0.02)
             seconds |= {(size, which): summary(found) for which, found in turns.items()}
         for which, size in itertools.product(("forward", "backward"), SIZES):

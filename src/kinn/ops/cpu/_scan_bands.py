@@ -42,6 +42,14 @@ def _upwards(rows):
 
 
 @part
+def _where(at, b, row, d):
+    """Where a step's `x` and `dt` begin at channel `d`, and its `B` and `C`."""
+    x, dt, B, C = at.x, at.dt, at.B, at.C
+    x_row, dt_row = b * x.batch + row * x.row + d, b * dt.batch + row * dt.row + d
+    return x_row, dt_row, b * B.batch + row * B.row, b * C.batch + row * C.row
+
+
+@part
 def _ask(ahead, i, d, tiles, zero, like):
     """Ask for what the next chunk's step `i` reads and writes: columns of a grid are not what the machine foresees."""
     grids, rows, count, b = ahead
@@ -74,8 +82,7 @@ def scan_band(zero, s, at, out, rows, b, kept, d, tiles, h, log2_rate, inverse, 
     for i, row in enumerate(rows):
         if ahead is not None:
             _ask(ahead, i, d, tiles, zero, h)
-        x_row, dt_row = b * at.x.batch + row * at.x.row + d, b * at.dt.batch + row * at.dt.row + d
-        B_row, C_row = b * at.B.batch + row * at.B.row, b * at.C.batch + row * at.C.row
+        x_row, dt_row, B_row, C_row = _where(at, b, row, d)
         y_row = b * out.batch + row * out.row + d
         for turn in range(tiles):
             t = turn if up else tiles - 1 - turn
@@ -134,7 +141,7 @@ def recompute_band(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, ahead
     """The forward pass over one chunk again; with `h' = h - E v`, `E = expm1(-dt a)`, `v = B x / a - h`.
 
     Keeps `E`, the states `H` before the first and after every step, and of the potentials that are marked as `slow`
-    `J = a dh'/da`. `out` says where `y` goes, if not None; `ahead` what to ask for meanwhile.
+    `J = a dh'/da`; `room` takes a number per channel. `out` says where `y` goes, if not None; `ahead` what to ask for.
     """
     E, J, H, slow, room = keep
     rate, inverse, log2_rate = rates
@@ -154,8 +161,7 @@ def recompute_band(zero, s, at, out, rows, b, kept, d, tiles, rates, keep, ahead
     for i, row in enumerate(rows):
         if ahead is not None:
             _ask(ahead, i, d, tiles, zero, E)
-        x_row, dt_row = b * at.x.batch + row * at.x.row + d, b * at.dt.batch + row * at.dt.row + d
-        B_row, C_row = b * at.B.batch + row * at.B.row, b * at.C.batch + row * at.C.row
+        x_row, dt_row, B_row, C_row = _where(at, b, row, d)
         for turn in range(tiles):
             t = turn if up else tiles - 1 - turn
             first, own = t * lanes, t * lanes * s.n
@@ -216,10 +222,9 @@ def return_band(
         row = rows[i]
         if ahead is not None:
             _ask(ahead, i, d, tiles, zero, E)
-        x_row, dt_row = b * at.x.batch + row * at.x.row + d, b * at.dt.batch + row * at.dt.row + d
+        x_row, dt_row, B_row, C_row = _where(at, b, row, d)
         dy_row, dx_row = b * dy.batch + row * dy.row + d, b * dx.batch + row * dx.row + d
         ddt_row = b * ddt.batch + row * ddt.row + d
-        B_row, C_row = b * at.B.batch + row * at.B.row, b * at.C.batch + row * at.C.row
         for turn in range(tiles):
             t = turn if up else tiles - 1 - turn
             first, own = t * lanes, t * lanes * s.n

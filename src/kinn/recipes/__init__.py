@@ -8,14 +8,25 @@ from pathlib import Path
 
 from kinn.recipes.darcy import darcy
 from kinn.recipes.demo import demo
-from kinn.recipes.experiment import Experiment, Source, Variant
+from kinn.recipes.experiment import Experiment, File, Source, Variant
 from kinn.recipes.navier_stokes import ns_rollout, ns_routes
 from kinn.recipes.poisson_order import poisson_order
 from kinn.recipes.runner import run_experiment
 from kinn.recipes.shallow_water import shallow_water
 from kinn.recipes.ukno_layouts import ukno_layouts
 
-__all__ = ["Experiment", "Source", "Variant", "budgets", "describe", "experiments", "names", "run", "run_experiment"]
+__all__ = [
+    "Experiment",
+    "File",
+    "Source",
+    "Variant",
+    "budgets",
+    "describe",
+    "experiments",
+    "names",
+    "run",
+    "run_experiment",
+]
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ def run(
     for variant in variants:
         if variant not in known:
             raise ValueError(f"recipe {name!r} has no variant {variant!r}; it has: {', '.join(known)}")
-    if data and len({experiment.source.name for experiment in chosen}) > 1:
+    if data and any(experiment.source != chosen[0].source for experiment in chosen):
         raise ValueError(f"recipe {name!r} consists of experiments on different data: it takes no public files")
     return [
         path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -55,10 +55,48 @@ class Source:
             return "periodic"
         return "nodes" if self.equation == "poisson" and self.parameters.get("points") != "centers" else "centres"
 
+
+@dataclass(frozen=True)
+class File:
+    """Data of your own, with whatever channels and axes the contenders can take.
+
+    Args:
+        path: of the file, in any layout that `kinn.data.open_dataset` reads.
+        samples: how many to take, the first ones; None for all.
+        split_seed: of a random choice of the parts; None takes them in the order in which they lie.
+        resolution: points a side to train on, where that is a coarser grid than the file's, or where the experiment
+            has further `resolutions`; None for the file's own grid.
+        points: where the points of its square grid lie, "periodic", "centres" or "nodes" (see `kinn.nn.regrid`), which
+            says what a coarser grid is.
+        note: what a reader of the tables must know of these data.
+
+    Raises:
+        ValueError: if there is a resolution without points.
+    """
+
+    path: str | Path
+    samples: int | None = None
+    split_seed: int | None = None
+    resolution: int | None = None
+    points: Points | None = None
+    note: str = ""
+
     @property
-    def spacing(self) -> float:
-        """Distance of the grid points, in units of the domain's side."""
-        return 1 / (self.parameters["resolution"] - (self.points == "nodes"))
+    def parameters(self) -> dict[str, Any]:
+        """What the records say of it beside the file's name and size."""
+        told = {"resolution": self.resolution, "split_seed": self.split_seed}
+        return {name: value for name, value in told.items() if value is not None}
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None and self.points is None:
+            raise ValueError(
+                f"File({str(self.path)!r}) has a resolution, and must tell its points: periodic, centres or nodes"
+            )
+
+
+def spacing(resolution: int, points: Points) -> float:
+    """Distance of grid points in units of the domain's side, from how many there are to a side and where they lie."""
+    return 1 / (resolution - (points == "nodes"))
 
 
 @dataclass(frozen=True)
@@ -99,7 +137,7 @@ class Experiment:
     Args:
         name: short, for files.
         title: a sentence, for people; `{steps}` and `{viscosity}` in it stand for what the data say of these.
-        source: of the data.
+        source: of the data: made from a seed, or a file of yours.
         sizes: samples for "train", "validation" and "test", in the order in which they lie in the file.
         variants: the contenders.
         loss: a name in `kinn.train.LOSSES`.
@@ -113,7 +151,8 @@ class Experiment:
         window_stride: frames from one training window to the next, for trajectories.
         input_noise: standard deviation of the noise on training windows, in normalised units, for trajectories.
         field_steps: rollout steps whose fields are kept for pictures; 1 is the first, -1 the last.
-        tests: further test sets, such as one out of distribution, under the names of their metrics.
+        tests: further test sets, such as one out of distribution, under the names of their metrics: files if the source
+            is one, all of whose samples are taken unless they say otherwise.
         resolutions: grids on which the trained models are evaluated, too; that of the training is best among them.
         transfer_samples: how many samples that takes, of a seed of their own; of a public file it takes the test part.
         notes: what a reader of the table must know.
@@ -121,7 +160,7 @@ class Experiment:
 
     name: str
     title: str
-    source: Source
+    source: Source | File
     sizes: dict[str, int]
     variants: tuple[Variant, ...]
     loss: str
@@ -135,7 +174,7 @@ class Experiment:
     window_stride: int = 1
     input_noise: float = 0.0
     field_steps: tuple[int, ...] = (-1,)
-    tests: dict[str, Source] = field(default_factory=dict)
+    tests: Mapping[str, Source | File] = field(default_factory=dict)
     resolutions: tuple[int, ...] = ()
     transfer_samples: int = 32
     notes: tuple[str, ...] = ()
@@ -152,12 +191,15 @@ class Experiment:
             unroll=unroll,
         )
 
-    def transfer_source(self, resolution: int) -> Source:
-        """Samples that no training saw, the same functions at every resolution."""
-        parameters = self.source.parameters
-        return self.source.but(
-            f"{self.source.name}-at-{resolution}",
-            resolution=resolution,
-            samples=self.transfer_samples,
-            seed=parameters["seed"] + 1,
-        )
+    def transfer_sources(self) -> dict[int, Source]:
+        """Samples that no training saw by resolution, the same functions at each; none where a file is the source."""
+        source = self.source
+        if isinstance(source, File):
+            return {}
+        seed = source.parameters["seed"] + 1
+        return {
+            resolution: source.but(
+                f"{source.name}-at-{resolution}", resolution=resolution, samples=self.transfer_samples, seed=seed
+            )
+            for resolution in self.resolutions
+        }

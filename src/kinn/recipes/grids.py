@@ -1,4 +1,4 @@
-"""Fields of a public file on the coarser grids that it can give.
+"""Fields of a file on the coarser grids that it can give.
 
 What a coarser grid means depends on where the points lie. Of a periodic domain every second, third or so point is kept.
 Of centres of cells that would leave points that are nobody's centres: values are means over the smaller cells in a
@@ -29,6 +29,8 @@ _ZERO = 1e-3  # of the largest value: fields vanish at nodes of the boundary, up
 def why_not(data: Data, resolution: int, points: Points) -> str | None:
     """Why the data cannot be brought to `resolution` points a side; None if they can."""
     side = data.grid[0]
+    if len(data.grid) != 2:
+        return f"it has {len(data.grid)} axes, not two"
     if any(other != side for other in data.grid):
         return "the grid is not square"
     if resolution > side:

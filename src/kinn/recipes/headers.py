@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kinn.recipes.experiment import Experiment, Variant
+from kinn.recipes.experiment import Experiment, File, Variant
 from kinn.recipes.loading import file_identity
 from kinn.records import command_line
 
@@ -19,16 +19,16 @@ def file_stem(variant: Variant) -> str:
     return "".join(c if c.isalnum() else "-" for c in variant.name.lower()).strip("-")
 
 
-def command_of(recipe: str, budget: str, variant: Variant, seed: int, public: Sequence[Path]) -> str:
+def command_of(recipe: str, budget: str, variant: Variant, seed: int, files: Sequence[File]) -> str:
     """What gives a record again: the recipe's command, or the script that called."""
     if not recipe:
         script = sys.argv and sys.argv[0].endswith(".py") and "ipykernel" not in sys.modules
         return command_line(["python", *sys.argv]) if script else ""
     words = ["kinn", "reproduce", recipe, "--budget", budget, "--seeds", str(seed), "--variants", variant.name]
-    return command_line([*words, *(["--data", *(path.name for path in public)] if public else [])])
+    return command_line([*words, *(["--data", *(Path(file.path).name for file in files)] if files else [])])
 
 
-def identity_of(experiment: Experiment, variant: Variant, seed: int, public: Sequence[Path] = ()) -> dict[str, Any]:
+def identity_of(experiment: Experiment, variant: Variant, seed: int, files: Sequence[File] = ()) -> dict[str, Any]:
     """All that determines a result: a record that agrees in it need not be made again."""
     experiment = experiment.tuned_to(variant)
     training = asdict(replace(experiment.training, seed=seed))
@@ -41,8 +41,8 @@ def identity_of(experiment: Experiment, variant: Variant, seed: int, public: Seq
         "input_noise": experiment.input_noise,
     }
     data = experiment.source.parameters
-    if public:
-        data = {"files": [file_identity(path) for path in public], "resolution": data["resolution"]}
+    if files:
+        data = {"files": [file_identity(Path(file.path)) for file in files], **files[0].parameters}
     config = {
         "loss": experiment.loss,
         "normalize": experiment.normalize,
@@ -57,7 +57,7 @@ def identity_of(experiment: Experiment, variant: Variant, seed: int, public: Seq
         "arguments": variant.arguments,
         "seed": seed,
         "data": {**data, **experiment.sizes},
-        "tests": {} if public else {name: source.parameters for name, source in experiment.tests.items()},
+        "tests": {} if files else {name: source.parameters for name, source in experiment.tests.items()},
         "resolutions": experiment.resolutions,
         **({"config": config} if variant.solve is None else {}),  # what is not trained tells its own with its result
     }

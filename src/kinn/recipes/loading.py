@@ -1,81 +1,124 @@
-"""Where an experiment's data come from: generated from its seed, or a public file, kept in memory where it fits."""
+"""Where an experiment's data come from: generated from its seed, or a file, kept in memory where it fits."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kinn.data import OperatorDataset, TrajectoryDataset, open_dataset, split
 from kinn.data.datasets import resident
 from kinn.progress import ProgressBar
-from kinn.recipes.experiment import Experiment, Source
+from kinn.recipes.experiment import Experiment, File, Source
 from kinn.recipes.grids import Data, on_grid, why_not
 
 _BLOCK = 2**16
 _COARSEST = 32  # points a side to evaluate on
 
 
+def files_of(experiment: Experiment, public: Sequence[str | Path] = ()) -> list[File]:
+    """The files that an experiment reads, the data's and one for each further test: its own, or public ones in the
+    place of what it would make; none where it makes its data.
+
+    Raises:
+        ValueError: if they are too few or too many, or a test's file is the training's.
+        FileNotFoundError: if one does not exist.
+    """
+    sources = [experiment.source, *experiment.tests.values()]
+    files = [source for source in sources if isinstance(source, File)]
+    if files and public:
+        raise ValueError(f"experiment {experiment.name!r} reads its own files: give no others")
+    if files and len(files) < len(sources):
+        raise ValueError(
+            f"experiment {experiment.name!r} mixes files and generated data: its tests must be of one kind"
+        )
+    if public:
+        files = _in_place_of(sources, public, experiment)
+    if files:
+        main = files[0]
+        if experiment.resolutions and main.resolution is None:
+            raise ValueError(
+                f"experiment {experiment.name!r} has resolutions {experiment.resolutions}: its File must tell the "
+                "resolution to train on, and its points"
+            )
+        files = [replace(file, resolution=main.resolution, points=main.points) for file in files]
+        data, *tests = ({**file_identity(Path(file.path)), "name": None} for file in files)
+        for name, file, test in zip(experiment.tests, files[1:], tests):
+            if test == data:
+                raise ValueError(
+                    f"{file.path}, given for the test {name!r}, holds the training's samples: it is the same file"
+                )
+    return files
+
+
 def load_parts(
-    experiment: Experiment, folder: Path, public: Sequence[Path], *, progress: bool, device: str = "cpu"
+    experiment: Experiment, folder: Path, files: Sequence[File], *, progress: bool, device: str = "cpu"
 ) -> dict[str, Data]:
     """The parts "train", "validation" and "test", and the further tests under their names.
 
     Args:
         experiment: says how many samples, in which order, and on which grid.
         folder: for generated files.
-        public: instead of generated files: the data, then one file per further test; empty for none.
+        files: see `files_of`.
         progress: show progress bars.
         device: where data are generated, "cpu" or "cuda".
 
     Raises:
-        ValueError: if the public files are too few or too many, or do not fit the experiment.
+        ValueError: if the files do not fit the experiment.
     """
-    sources = [experiment.source, *experiment.tests.values()]
     data: list[Any]
-    if public:
-        _expect_files(experiment, public)
-        data = [
-            _at_resolution(_open_public(path, experiment, source.parameters["samples"]), experiment.source, path)
-            for path, source in zip(public, sources)
-        ]
+    if files:
+        data = [_at_resolution(_read(file, experiment), file, experiment) for file in files]
+        for file, test in zip(files[1:], data[1:]):
+            if _channels(test) != _channels(data[0]):
+                raise ValueError(
+                    f"{file.path} holds fields of {_told(test)} channels, but {files[0].path}, to train on, of "
+                    f"{_told(data[0])}"
+                )
     else:
-        files = [generated(source, folder, progress=progress, device=device) for source in sources]
-        data = [open_dataset(path) for path in files]
+        sources = [source for source in (experiment.source, *experiment.tests.values()) if isinstance(source, Source)]
+        data = [open_dataset(generated(source, folder, progress=progress, device=device)) for source in sources]
     data = [resident(dataset) for dataset in data]
-    return {**split(data[0], experiment.sizes, seed=None), **dict(zip(experiment.tests, data[1:]))}
+    parts = split(data[0], experiment.sizes, seed=files[0].split_seed if files else None)
+    return {**parts, **dict(zip(experiment.tests, data[1:]))}
 
 
-def load_public_transfer(experiment: Experiment, path: Path) -> tuple[dict[int, Data], str]:
-    """The test part of a public file by resolution, on the training's grid and others, and why there are none.
+def load_transfer(
+    experiment: Experiment, folder: Path, files: Sequence[File], *, progress: bool, device: str = "cpu"
+) -> tuple[dict[int, Data], str]:
+    """Samples to evaluate trained models on by resolution, and why a file gives none.
 
-    The others are the experiment's resolutions and the file's own, as far as the file can give them; where it gives
-    none, half the training's. Models are trained and chosen by other samples, whatever the grid.
+    Generated ones are of a seed of their own; a file gives its test part, on the training's grid and on others: the
+    experiment's resolutions and the file's own, as far as the file can give them; where it gives none, half the
+    training's. Models are trained and chosen by other samples, whatever the grid.
     """
-    source = experiment.source
-    trained, half = source.parameters["resolution"], source.parameters["resolution"] // 2
-    if not experiment.resolutions:
+    if not files:
+        sources = experiment.transfer_sources()
+        found = {
+            resolution: generated(source, folder, progress=progress, device=device)
+            for resolution, source in sources.items()
+        }
+        return {resolution: resident(open_dataset(path)) for resolution, path in found.items()}, ""
+    file = files[0]
+    trained, points = file.resolution, file.points
+    if not experiment.resolutions or trained is None or points is None:
         return {}, ""
-    whole: Any = _open_public(path, experiment, source.parameters["samples"])
-    test = split(whole, experiment.sizes, seed=None)["test"]
+    half = trained // 2
+    test = split(_read(file, experiment), experiment.sizes, seed=file.split_seed)["test"]
     wanted = {*experiment.resolutions, trained, test.grid[0]}
-    found = [resolution for resolution in sorted(wanted) if not why_not(test, resolution, source.points)]
-    if found == [trained]:
-        reason = why_not(test, half, source.points)
+    able = [resolution for resolution in sorted(wanted) if not why_not(test, resolution, points)]
+    if able == [trained]:
+        reason = why_not(test, half, points)
         if half < _COARSEST:
             reason = f"fewer than {_COARSEST} would be too coarse"
         if reason:
             grid = " x ".join(map(str, test.grid))
-            return {}, f"Not evaluated at other resolutions: {path.name} has {grid} points, and {reason}."
-        found = [half, trained]
-    return {resolution: resident(on_grid(test, resolution, source.points)) for resolution in found}, ""
-
-
-def load_transfer(source: Source, folder: Path, *, progress: bool, device: str = "cpu") -> Data:
-    """The samples of one resolution."""
-    return resident(open_dataset(generated(source, folder, progress=progress, device=device)))
+            return {}, f"Not evaluated at other resolutions: {Path(file.path).name} has {grid} points, and {reason}."
+        able = [half, trained]
+    return {resolution: resident(on_grid(test, resolution, points)) for resolution in able}, ""
 
 
 def generated(source: Source, folder: Path, *, progress: bool, device: str = "cpu") -> Path:
@@ -94,7 +137,7 @@ def generated(source: Source, folder: Path, *, progress: bool, device: str = "cp
 
 
 def file_identity(path: Path) -> dict[str, Any]:
-    """What tells a public file from another of its name: its size, and a checksum of 64 blocks spread over it.
+    """What tells a file from another of its name: its size, and a checksum of 64 blocks spread over it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -109,53 +152,80 @@ def file_identity(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": size, "checksum": checksum}
 
 
-def _expect_files(experiment: Experiment, public: Sequence[Path]) -> None:
-    if len(public) != 1 + len(experiment.tests):
+def _in_place_of(sources: Sequence[Source | File], public: Sequence[str | Path], experiment: Experiment) -> list[File]:
+    """Public files as the sources would be: as many samples, on the grid to train on."""
+    if len(public) != len(sources):
         names = ", ".join(["the data", *experiment.tests])
         raise ValueError(
-            f"experiment {experiment.name!r} reads {1 + len(experiment.tests)} files ({names}), "
-            f"but {len(public)} were given"
+            f"experiment {experiment.name!r} reads {len(sources)} files ({names}), but {len(public)} were given"
         )
-    data, *tests = ({**file_identity(path), "name": None} for path in public)
-    for name, path, test in zip(experiment.tests, public[1:], tests):
-        if test == data:
-            raise ValueError(f"{path}, given for the test {name!r}, holds the training's samples: it is the same file")
+    generators = [source for source in sources if isinstance(source, Source)]
+    resolution, points = generators[0].parameters["resolution"], generators[0].points
+    return [
+        File(path, samples=source.parameters["samples"], resolution=resolution, points=points)
+        for path, source in zip(public, generators)
+    ]
 
 
-def _open_public(path: Path, experiment: Experiment, samples: int) -> Data:
-    """The first samples of a public file, if they are of the kind that the experiment is about."""
-    dataset = open_dataset(path)
+def _read(file: File, experiment: Experiment) -> Any:
+    """The samples of a file, if they are of the kind that the experiment is about."""
+    path, dataset, name = file.path, open_dataset(file.path), experiment.name
+    if isinstance(experiment.source, Source):
+        _expect_equation(path, dataset, experiment.source.equation, name)
     flows, about = isinstance(dataset, TrajectoryDataset), experiment.rollout
-    equation, wanted = dataset.metadata.get("equation"), experiment.source.equation
-    if equation not in (None, wanted):
-        raise ValueError(f"{path} holds data of {equation!r}, but experiment {experiment.name!r} is about {wanted!r}")
     if flows != (about is not None):
         came, needed = ("trajectories", "pairs of fields") if flows else ("pairs of fields", "trajectories")
-        raise ValueError(f"{path} holds {came}, but experiment {experiment.name!r} needs {needed}")
-    if len(dataset.grid) != 2:
-        raise ValueError(f"{path} has the grid {dataset.grid}, but experiment {experiment.name!r} needs two axes")
-    pairs = isinstance(dataset, OperatorDataset)
-    channels = (dataset.in_channels, dataset.out_channels) if pairs else (dataset.channels,)
-    if set(channels) != {1}:
-        came = " and ".join(map(str, channels))
-        raise ValueError(f"{path} holds fields of {came} channels, but experiment {experiment.name!r} needs one")
+        raise ValueError(f"{path} holds {came}, but experiment {name!r} needs {needed}")
+    if isinstance(experiment.source, Source):
+        _expect_planes(path, dataset, name)
     if isinstance(dataset, TrajectoryDataset) and about is not None:
         unrolled = [experiment.tuned_to(variant).unroll for variant in experiment.variants]
         least = about.n_history + max([*unrolled, *map(abs, experiment.field_steps)])
         if dataset.n_frames < least:
-            raise ValueError(f"{path} has {dataset.n_frames} frames, but {experiment.name!r} needs at least {least}")
+            raise ValueError(f"{path} has {dataset.n_frames} frames, but {name!r} needs at least {least}")
         if dataset.time is None and any(variant.solve for variant in experiment.variants):
-            raise ValueError(f"{path} does not tell the times of its frames, which {experiment.name!r} needs")
-    if samples > len(dataset):
-        raise ValueError(f"{path} holds {len(dataset)} samples, but this budget takes {samples}: choose a smaller")
-    return dataset.subset(slice(samples))
+            raise ValueError(f"{path} does not tell the times of its frames, which {name!r} needs")
+    if file.samples is None:
+        return dataset
+    if file.samples > len(dataset):
+        raise ValueError(f"{path} holds {len(dataset)} samples, but {_who(experiment)} takes {file.samples}")
+    return dataset.subset(slice(file.samples))
 
 
-def _at_resolution(dataset: Data, source: Source, path: Path) -> Data:
-    resolution = source.parameters["resolution"]
-    if reason := why_not(dataset, resolution, source.points):
+def _expect_equation(path: str | Path, dataset: Data, wanted: str, name: str) -> None:
+    equation = dataset.metadata.get("equation")
+    if equation not in (None, wanted):
+        raise ValueError(f"{path} holds data of {equation!r}, but experiment {name!r} is about {wanted!r}")
+
+
+def _expect_planes(path: str | Path, dataset: Data, name: str) -> None:
+    if len(dataset.grid) != 2:
+        raise ValueError(f"{path} has the grid {dataset.grid}, but experiment {name!r} needs two axes")
+    if {*_channels(dataset)} != {1}:
+        raise ValueError(f"{path} holds fields of {_told(dataset)} channels, but experiment {name!r} needs one")
+
+
+def _channels(dataset: Data) -> tuple[int, ...]:
+    if isinstance(dataset, OperatorDataset):
+        return dataset.in_channels, dataset.out_channels
+    return (dataset.channels,)
+
+
+def _told(dataset: Data) -> str:
+    return " and ".join(map(str, _channels(dataset)))
+
+
+def _who(experiment: Experiment) -> str:
+    """Who asks too much of a file, and whether there is a smaller one."""
+    return "this budget" if isinstance(experiment.source, Source) else f"experiment {experiment.name!r}"
+
+
+def _at_resolution(dataset: Data, file: File, experiment: Experiment) -> Data:
+    if file.resolution is None or file.points is None:
+        return dataset
+    if reason := why_not(dataset, file.resolution, file.points):
         raise ValueError(
-            f"{path} has the grid {dataset.grid}, but this budget takes {resolution} points a side: {reason}; choose "
-            "another budget"
+            f"{file.path} has the grid {dataset.grid}, but {_who(experiment)} takes {file.resolution} points a side: "
+            f"{reason}"
         )
-    return on_grid(dataset, resolution, source.points)
+    return on_grid(dataset, file.resolution, file.points)

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 from kinn.data import TrajectoryDataset
 from kinn.metrics import METRICS
-from kinn.recipes.experiment import Experiment, Variant
+from kinn.nn.regridding import Points
+from kinn.recipes.experiment import Experiment, Variant, spacing
 from kinn.recipes.grids import Data
 from kinn.recipes.headers import command_of, file_stem, identity_of, is_done, labels_of
-from kinn.recipes.loading import load_parts, load_public_transfer, load_transfer
+from kinn.recipes.loading import files_of, load_parts, load_transfer
 from kinn.records import write_record
 from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, build_task, evaluate, fit
 from kinn.train.settings import chosen_device, expect_devices
@@ -57,32 +58,27 @@ def run_experiment(
             with another run's records.
         FileNotFoundError: if a file of data does not exist.
     """
-    output, public = Path(output), [Path(file) for file in ([data] if isinstance(data, (str, Path)) else data)]
-    seeds = tuple(dict.fromkeys(seeds))
+    output, seeds = Path(output), tuple(dict.fromkeys(seeds))
     _check(experiment, seeds, device, devices)
+    files = files_of(experiment, [data] if isinstance(data, (str, Path)) else data)
     paths, left = [], []
     for seed in seeds:
         header = {"recipe": recipe, "budget": budget}
         for variant in experiment.variants:
             path = output / "records" / experiment.name / f"{file_stem(variant)}-seed{seed}.json"
-            identity = identity_of(experiment, variant, seed, public)
+            identity = identity_of(experiment, variant, seed, files)
             if not is_done(path, identity):
-                command = command_of(recipe, budget, variant, seed, public)
+                command = command_of(recipe, budget, variant, seed, files)
                 left.append((variant, seed, path, {**header, "command": command, **identity}))
             paths.append(path)
     if left:  # what is finished needs no data
         folder = output / "data"
         where = {"progress": progress, "device": "cuda" if chosen_device(device).type == "cuda" else "cpu"}
-        parts = load_parts(experiment, folder, public, **where)
+        parts = load_parts(experiment, folder, files, **where)
         experiment = as_told_by(parts["train"], experiment)
-        if public:
-            transfer, why_none = load_public_transfer(experiment, public[0])
-            if why_none:
-                experiment = replace(experiment, notes=(*experiment.notes, why_none))
-        else:
-            experiment = replace(experiment, notes=(*filter(None, [experiment.source.note]), *experiment.notes))
-            sources = {resolution: experiment.transfer_source(resolution) for resolution in experiment.resolutions}
-            transfer = {resolution: load_transfer(source, folder, **where) for resolution, source in sources.items()}
+        transfer, why_none = load_transfer(experiment, folder, files, **where)
+        told = (files[0] if files else experiment.source).note, *experiment.notes, why_none
+        experiment = replace(experiment, notes=tuple(filter(None, told)))
         for variant, seed, path, header in left:
             run = output / "runs" / experiment.name / path.stem
             settings = replace(
@@ -208,7 +204,9 @@ def _train(
     return {
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "metrics": {"test": found.metrics, **others},
-        "transfer": [_transfer(experiment, task, resolution, data) for resolution, data in transfer.items()],
+        "transfer": [
+            _transfer(task, data, parts["train"].grid[0], experiment.source.points) for data in transfer.values()
+        ],
         "curves": curves,
         "best_epoch": fitted.best_epoch,
         "time": {
@@ -225,10 +223,10 @@ def _train(
     }
 
 
-def _transfer(experiment: Experiment, task: OperatorTask | RolloutTask, resolution: int, data: Data) -> dict[str, Any]:
+def _transfer(task: OperatorTask | RolloutTask, data: Data, trained: int, points: Points | None) -> dict[str, Any]:
     """The trained model on another grid; models that know the distance of the grid points are told it."""
-    scaled = task.trained.takes_dt_scale
-    dt_scale = experiment.transfer_source(resolution).spacing / experiment.source.spacing if scaled else 1.0
+    resolution, scaled = data.grid[0], task.trained.takes_dt_scale
+    dt_scale = spacing(resolution, points) / spacing(trained, points) if scaled and points else 1.0
     # grids of 128 x 128 in the same memory as ours
     found = evaluate(task, data, batch_size=8, dt_scale=dt_scale)
     return {

@@ -29,6 +29,9 @@ COLUMNS = 6
 BESIDE = 3
 """Steps of a rollout up to which errors stand beside predictions, not below them."""
 
+LONGEST = 4.0
+"""A panel is at most so many times as long as it is wide, whatever the field is."""
+
 Box = tuple[float, float, float, float]
 """Left, bottom, width and height in inches."""
 
@@ -127,7 +130,7 @@ def draw_sample(shots: Shots, theme: Theme) -> Figure:
     bands = -(-len(names) // across)
     across = -(-len(names) // bands)
     columns = lead + across
-    aspect = first.truth.shape[1] / first.truth.shape[0]
+    aspect = _aspect(first.truth.shape)
     side = min((WIDTH - BAR - 0.01 - GAP * (columns - 1)) / columns, 2.1 / max(aspect, 0.4))
     tall = side * aspect
     height = 2 * bands * (tall + TITLE) + 0.05
@@ -219,7 +222,7 @@ class Layout:
     @property
     def tall(self) -> float:
         """Height of a panel in inches."""
-        return self.side * self.shape[1] / self.shape[0]
+        return self.side * _aspect(self.shape)
 
     @property
     def height(self) -> float:
@@ -239,6 +242,11 @@ class Layout:
             rows = row + error * self.variants
             bottom = self.height - HEAD - (rows + 1) * (self.tall + GAP) + GAP - error * row * NUMBER
         return x, bottom, self.side, self.tall
+
+
+def _aspect(shape: tuple[int, ...]) -> float:
+    """Height of a panel over its width: the field's, but for long ones and lines, which would be threads."""
+    return min(max(shape[1] / shape[0], 1 / LONGEST), LONGEST)
 
 
 def _axes(figure: Figure, box: Box) -> Axes:

@@ -236,7 +236,8 @@ def steps_of(wanted: Sequence[int], steps: int) -> list[int]:
 
 
 def sample_field(label: str, step: int | None, given: Tensor, truth: Tensor, prediction: Tensor) -> dict[str, Any]:
-    """One entry of a result record's `fields`: three images `(h, w)` to five digits (the middle of more axes)."""
+    """One entry of a result record's `fields`: three images `(h, w)` to five digits, of lines `(h, 1)`, of volumes the
+    middle slice."""
     fields = {"input": given, "truth": truth, "prediction": prediction}
     return {"label": label, "step": step, **{name: _rounded_image(values) for name, values in fields.items()}}
 
@@ -244,7 +245,7 @@ def sample_field(label: str, step: int | None, given: Tensor, truth: Tensor, pre
 def _rounded_image(values: Tensor) -> list[list[float]]:
     while values.dim() > 2:
         values = values[len(values) // 2]
-    return [_rounded(row) for row in values.reshape(-1, values.shape[-1])]
+    return [_rounded(row) for row in values.reshape(len(values), -1)]
 
 
 def _rounded(values: Tensor | np.ndarray) -> list[float]:

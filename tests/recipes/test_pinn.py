@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kinn import recipes
-from kinn.data import from_trajectories
+from kinn.data import TrajectoryDataset, from_trajectories
 from kinn.recipes import headers, pinn, runner
 
 
@@ -78,6 +78,26 @@ def test_the_record_counts_the_frames_after_the_history_and_keeps_finished_flows
     pinn.pinn_result(experiment, test, **{**options, "iterations": 2})
     pinn.pinn_result(experiment, from_trajectories(2 * flow, time=test.time), **options)
     assert len(calls) == 6, "forecasts under other settings, or of other flows, were taken for these"
+
+
+def stating(metadata):
+    return TrajectoryDataset(from_trajectories(torch.ones(1, 3, 1, 4, 4)).trajectories, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("stated", "posed"),
+    [({}, (2.5, 1.0)), ({"gravity": 9.81}, (2.5, 9.81)), ({"domain": [-1.0, 1.0], "gravity": 2}, (1.0, 2.0))],
+)
+def test_the_equations_are_those_of_the_data(stated, posed):
+    flows = stating(stated)
+    settings = pinn._posed_by(flows, 7)
+    assert (settings.half_width, settings.gravity, settings.iterations) == (*posed, 7)
+
+
+def test_a_domain_that_is_not_centred_is_no_dam_break_of_the_pinn():
+    flows = stating({"domain": (0.0, 1.0)})
+    with pytest.raises(ValueError, match=r"needs a square domain about the origin, but the data state \[0, 1\]"):
+        pinn._posed_by(flows, 7)
 
 
 def test_without_deepxde_the_rest_of_the_table_is_made(tmp_path, monkeypatch):

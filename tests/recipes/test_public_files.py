@@ -277,6 +277,18 @@ def test_the_papers_figures_stand_beside_its_own_equation_alone(tmp_path):
         assert not any("do not state" in note for note in record["notes"])
 
 
+@pytest.mark.parametrize("changed", [{}, {"high": 12.0}, {"beta": 2.0}])
+def test_the_papers_figures_are_for_its_own_medium(tmp_path, changed):
+    """What a generator takes by default is a constant, too."""
+    source = Source("tiny-darcy", generate_darcy, {"samples": 13, "resolution": 16, "seed": 0})
+    variants = (Variant("FNO", "FNO", "baseline", {"width": 4, "n_modes": [4, 4]}, paper_ratio={"relative_l2": 6.4}),)
+    path = generate_darcy(tmp_path / "darcy.h5", **source.parameters, **changed)
+    [record] = run(replace(POISSON, source=source, variants=variants, resolutions=()), tmp_path / "run", [path])
+    assert bool(record["paper_ratio"]) == (not changed)
+    for name, value in changed.items():
+        assert f"which have {name} = {value:g}: they are not shown" in record["notes"][-1]
+
+
 def test_another_file_of_the_same_name_is_another_run(tmp_path):
     files = [tmp_path / name / "data.h5" for name in ("one", "other")]
     for seed, path in enumerate(files):

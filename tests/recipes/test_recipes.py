@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import pytest
@@ -188,6 +189,18 @@ def test_every_recipe_and_budget_fits_together(name, budget):
         for source in experiment.tests.values():
             seeds = (source.parameters["seed"], source.parameters["max_mode"])
             assert seeds != (parameters["seed"], parameters["max_mode"])
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_committed_records_are_what_the_recipe_would_make(name):
+    """Whoever runs it over them trains nothing again; when a recipe or a default changes this tells which do not fit."""
+    paths = sorted(Path("results").glob(f"{name}/*/*.json"))
+    for path in paths:
+        record = json.loads(path.read_text())
+        [experiment] = [e for e in recipes.experiments(name, record["budget"]) if e.name == path.parent.name]
+        [variant] = [v for v in experiment.variants if v.name == record["variant"]]
+        assert headers.is_done(path, headers.identity_of(experiment, variant, record["seed"]))
+    assert len(paths) >= 4
 
 
 def test_transfer_evaluates_the_same_functions_on_other_grids_with_the_spacing_between_their_points(tmp_path):

@@ -49,6 +49,13 @@ class Source:
         return replace(self, name=name, parameters={**self.parameters, **changes})
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All that the generator is given, its defaults among them."""
+        known = inspect.signature(self.generator).parameters.values()
+        defaults = {option.name: option.default for option in known if option.default is not option.empty}
+        return {**defaults, **self.parameters}
+
+    @property
     def points(self) -> Points:
         """Where the grid points lie: see `kinn.nn.regrid`."""
         if self.equation == "navier-stokes":
@@ -86,6 +93,11 @@ class File:
         """What the records say of it beside the file's name and size."""
         told = {"resolution": self.resolution, "split_seed": self.split_seed}
         return {name: value for name, value in told.items() if value is not None}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of how the data were made it knows nothing."""
+        return {}
 
     def __post_init__(self) -> None:
         if self.resolution is not None and self.points is None:

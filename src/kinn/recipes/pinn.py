@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -147,10 +147,13 @@ def pinn_result(
 
     Returns:
         the part of a result record that training and evaluation give.
+
+    Raises:
+        ValueError: if the data state a domain that is not centred.
     """
     assert experiment.rollout is not None
     history, errors, seconds, parameters, fields = experiment.rollout.n_history, FieldErrors(time_axis=1), 0.0, 0, []
-    settings, flows, memory = PINNSettings(iterations), min(flows, len(test)), {}
+    settings, flows, memory = _posed_by(test, iterations), min(flows, len(test)), {}
     spectra = Spectra(experiment.field_steps)
     for index in range(flows):
         truth = test[index]
@@ -177,6 +180,15 @@ def pinn_result(
         "fields": fields,
         "spectra": spectra.compute(),
     }
+
+
+def _posed_by(flows: TrajectoryDataset, iterations: int) -> PINNSettings:
+    """The equations' constants as the data state them, PDEBench's where they do not, as its files don't."""
+    settings = PINNSettings(iterations)
+    low, high = flows.metadata.get("domain", (-settings.half_width, settings.half_width))
+    if not low == -high < 0:
+        raise ValueError(f"the PINN needs a square domain about the origin, but the data state [{low:g}, {high:g}]")
+    return replace(settings, half_width=high, gravity=float(flows.metadata.get("gravity", settings.gravity)))
 
 
 def _identity(truth: Tensor, times: list[float] | None, settings: PINNSettings, seed: int) -> str:

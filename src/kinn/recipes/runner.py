@@ -19,7 +19,8 @@ from kinn.records import write_record
 from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, build_task, evaluate, fit
 from kinn.train.settings import chosen_device, expect_devices
 
-_CONSTANTS = ("beta", "viscosity")  # of the equations, where public files differ in them
+# of the equations and their data, where files differ in them
+_CONSTANTS = ("beta", "high", "low", "viscosity", "gravity", "inner_height", "outer_height", "max_mode", "smoothness")
 
 
 def run_experiment(
@@ -133,14 +134,14 @@ def as_told_by(data: Data, experiment: Experiment) -> Experiment:
     viscosity = f", viscosity {told['viscosity']:g}" if "viscosity" in told else ""
     title = experiment.title.replace("{steps}", str(steps)).replace("{viscosity}", viscosity)  # braces may be LaTeX's
     experiment = replace(experiment, title=title)
-    ours = experiment.source.parameters
+    stated, ours = experiment.source.parameters, experiment.source.settings
     theirs = [name for name in _CONSTANTS if name in ours]
     other = [f"{name} = {told[name]:g}" for name in theirs if name in told and told[name] != ours[name]]
     if not other:
         shown = any(variant.paper or variant.paper_ratio for variant in experiment.variants)
-        unsaid = [f"{name} = {ours[name]:g}" for name in theirs if shown and name not in told]
+        unsaid = [f"{name} = {ours[name]:g}" for name in ("beta", "viscosity") if name in stated and name not in told]
         note = f"The paper's figures are for {', '.join(unsaid)}, which these data do not state."
-        return replace(experiment, notes=(*experiment.notes, note)) if unsaid else experiment
+        return replace(experiment, notes=(*experiment.notes, note)) if shown and unsaid else experiment
     note = f"The paper's figures are for other data than these, which have {', '.join(other)}: they are not shown."
     variants = tuple(replace(variant, paper=None, paper_ratio=None) for variant in experiment.variants)
     return replace(experiment, variants=variants, notes=(*experiment.notes, note))

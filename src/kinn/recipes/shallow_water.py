@@ -20,7 +20,7 @@ _RESOLUTIONS = {"demo": (32, 64), "small": (64, 128), "paper": (64, 128)}
 _FRAMES = {"demo": 21, "small": 101, "paper": 101}
 _TRAINING: dict[str, dict[str, Any]] = {
     "demo": {"epochs": 1, "batch_size": 5},
-    "small": {"epochs": 10, "batch_size": 10},
+    "small": {"epochs": 10, "batch_size": 10, "batch_norm_batches": 32},
     "paper": {"epochs": 25, "batch_size": 20},
 }
 _PINN = {

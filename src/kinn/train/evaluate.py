@@ -236,8 +236,7 @@ def steps_of(wanted: Sequence[int], steps: int) -> list[int]:
 
 
 def sample_field(label: str, step: int | None, given: Tensor, truth: Tensor, prediction: Tensor) -> dict[str, Any]:
-    """One entry of a result record's `fields`: three images `(h, w)` to five digits, of lines `(h, 1)`, of volumes the
-    middle slice."""
+    """One entry of a result record's `fields`: three images to five digits; lines `(n, 1)`, of volumes a slice."""
     fields = {"input": given, "truth": truth, "prediction": prediction}
     return {"label": label, "step": step, **{name: _rounded_image(values) for name, values in fields.items()}}
 

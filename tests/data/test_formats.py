@@ -119,7 +119,9 @@ def test_li_layout(tmp_path: Path, version: str) -> None:
     assert data.time == [1, 2, 3]
     assert data.metadata == {"equation": "navier-stokes", "viscosity": 1e-3}  # said by the file's name alone
     assert open_dataset(shutil.copy(path, tmp_path / "ns_V1e-4 (1).mat")).metadata["viscosity"] == 1e-4
-    assert "viscosity" not in open_dataset(path.rename(tmp_path / "flows.mat")).metadata
+    named = {name: open_dataset(shutil.copy(path, tmp_path / name)).metadata for name in ("ns_N9.mat", "nsfw.mat")}
+    assert named == {"ns_N9.mat": {"equation": "navier-stokes"}, "nsfw.mat": {}}
+    assert open_dataset(path.rename(tmp_path / "flows.mat")).metadata == {}  # may be of any equation
     data = open_dataset(tmp_path / "flows.mat")
     expected = torch.from_numpy(u).permute(0, 3, 1, 2)[:, :, None]
     assert torch.equal(torch.stack(list(data)), expected)
@@ -200,6 +202,9 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
         "last.h5": {"input": (4, 16, 12, 1), "output": (4, 16, 12, 1)},
         "late.h5": {"trajectory": (4, 5, 8, 8, 1)},
         "vector.h5": {"input": (4, 16, 12, 3), "output": (4, 16, 12, 3)},
+        "frames.h5": {"input": (4, 16, 16, 10), "output": (4, 1, 16, 16)},
+        "bare.h5": {"input": (4, 16, 16), "output": (4, 16, 16)},
+        "bare_flow.h5": {"trajectory": (4, 5, 8, 8)},
         "mixed.h5": {"input": (4, 16, 12, 5), "output": (4, 16, 12, 1)},
         "both.h5": {"input": (4, 1, 8, 8), "output": (4, 1, 8, 8), "trajectory": (4, 5, 1, 8, 8)},
     }.items():
@@ -240,11 +245,17 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
         ("plain_u.h5", "none of the known layouts"),
         ("cno.h5", "Sample_0 lacks the array 'output'"),
         ("oblong.h5", "must hold a square grid, but its shape is"),
-        ("three.mat", r"must have the axes \(N, nx, ny, T\) in MATLAB, but its shape is \(3, 4, 5\)"),
+        ("three.mat", r"must have the axes \(N, nx, ny, T\) in MATLAB, but its shape is \(3, 4, 5\); from_arrays and"),
         ("other.mat", r"must hold an array u .* it holds \['v'\]; scipy.io.loadmat reads other arrays"),
         ("last.h5", r"16 channels on a grid of 12 x 1. Where channels come last, from_arrays\(..., channel_axis=-1\)"),
         ("late.h5", r"8 channels on a grid of 8 x 1. Where channels come last, from_trajectories"),
         ("vector.h5", "input in .* 16 channels on a grid of 12 x 3. Where channels come last"),
+        ("frames.h5", r"input in .* 16 channels on a grid of 16 x 10. Where channels come last, .*channel_axis=-1\)"),
+        ("bare.h5", r"16 channels on a grid of 16. Where there is no axis of channels, .*channel_axis=None\)"),
+        (
+            "bare_flow.h5",
+            r"8 channels on a grid of 8. Where there is no axis .* from_trajectories\(..., channel_axis=N",
+        ),
         ("mixed.h5", "output in .* 16 channels on a grid of 12 x 1"),
         ("both.h5", "holds pairs .* and a trajectory"),
         ("cut.mat", "is truncated or damaged"),

@@ -193,7 +193,7 @@ def test_every_recipe_and_budget_fits_together(name, budget):
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_committed_records_are_what_the_recipe_would_make(name):
-    """Whoever runs it over them trains nothing again; when a recipe or a default changes this tells which do not fit."""
+    """Whoever runs it over them trains nothing again; when a recipe or a default changes this tells."""
     paths = sorted(Path("results").glob(f"{name}/*/*.json"))
     for path in paths:
         record = json.loads(path.read_text())

@@ -40,9 +40,9 @@ _RECIPES = {
     "demo": _Recipe(demo, "the first journey: Poisson and Navier-Stokes, minutes", ("demo",)),
     "darcy": _Recipe(darcy, "Table 1: UKNO beside U-Net and FNO on Darcy flow"),
     "shallow-water": _Recipe(shallow_water, "Table 2: FKNO beside U-Net, FNO and a PINN on a radial dam break"),
-    "poisson-order": _Recipe(poisson_order, "Table 3: UKNO of order 0 to 4, CNO and FNO, on Poisson's equation"),
-    "ns-rollout": _Recipe(ns_rollout, "Table 4: FKNO and FNO on Navier-Stokes, unrolled 3, 5 and 10 steps"),
-    "ns-routes": _Recipe(ns_routes, "Table 5: FKNO with 1, 2 and 4 routes, and FNO, on Navier-Stokes"),
+    "poisson-order": _Recipe(poisson_order, "Table 3: UKNO of order 0 to 4, CNO, U-Net and FNO, on Poisson's equation"),
+    "ns-rollout": _Recipe(ns_rollout, "Table 4: FKNO, U-Net and FNO on Navier-Stokes, unrolled 3, 5 and 10 steps"),
+    "ns-routes": _Recipe(ns_routes, "Table 5: FKNO with 1, 2 and 4 routes, U-Net and FNO, on Navier-Stokes"),
     "ukno-layouts": _Recipe(ukno_layouts, "which of UKNO's two layouts is the default", ("small",)),
 }
 
@@ -72,7 +72,7 @@ def describe(name: str) -> str:
     """What a recipe shows, in a line, with its budgets.
 
     >>> describe("ns-routes")
-    'Table 5: FKNO with 1, 2 and 4 routes, and FNO, on Navier-Stokes (demo, small, paper)'
+    'Table 5: FKNO with 1, 2 and 4 routes, U-Net and FNO, on Navier-Stokes (demo, small, paper)'
     """
     recipe = _recipe(name)
     return f"{recipe.what} ({', '.join(recipe.budgets)})"

@@ -39,7 +39,10 @@ def open_matlab7(path: Path, file: h5py.File, u: h5py.Dataset) -> TrajectoryData
         ValueError: if `u` has not four axes.
     """
     if u.ndim != 4:
-        raise ValueError(f"u in {path} must have the axes (N, nx, ny, T) in MATLAB, but its shape is {u.shape[::-1]}")
+        raise ValueError(
+            f"u in {path} must have the axes (N, nx, ny, T) in MATLAB, but its shape is {u.shape[::-1]}; from_arrays "
+            "and from_trajectories take other arrays, as (path, name)"
+        )
     store = ArrayFileStore(path, "u", axes=(3, 0, None, 2, 1))
     return TrajectoryDataset(Samples(store), time=_time(file.get("t"), u.shape[0]), metadata=_metadata(path))
 
@@ -118,7 +121,8 @@ def _set_class(array: h5py.Dataset, name: str) -> None:
 
 def _metadata(path: Path) -> dict[str, Any]:
     told = re.search(r"_V(\d+(?:\.\d+)?e-\d+)(?=[_. ]|$)", path.name, re.IGNORECASE)
-    return {"equation": "navier-stokes", **({"viscosity": float(told[1])} if told else {})}
+    named = told or re.match(r"(ns|navier.?stokes)(?![a-z])", path.name, re.IGNORECASE)
+    return {**({"equation": "navier-stokes"} if named else {}), **({"viscosity": float(told[1])} if told else {})}
 
 
 def _time(t: Any, n_frames: int) -> list[float] | None:

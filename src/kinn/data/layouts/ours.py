@@ -21,6 +21,7 @@ TRAJECTORY_FORMAT = "kinn.trajectory"
 FORMAT_VERSION = 1
 _AXES = {"input": "(N, C, *grid)", "output": "(N, C, *grid)", "trajectory": "(N, T, C, *grid)"}
 _WAYS = {OPERATOR_FORMAT: "from_arrays", TRAJECTORY_FORMAT: "from_trajectories"}
+_MANY = 8  # channels, if as many as grid points: rather an axis of the grid
 ARRAYS = {OPERATOR_FORMAT: ("input", "output"), TRAJECTORY_FORMAT: ("trajectory",)}
 
 
@@ -75,11 +76,12 @@ def open_plain(
     samples = [Samples(ArrayFileStore(path, array.name, axes=axes_in_file(array))) for array in stored]
     for name, found in zip(ARRAYS[kind], samples):
         fields = found.shape[(1 if kind == OPERATOR_FORMAT else 2) :]
-        if "format" not in file.attrs and len(fields) > 2 and _last(fields):
+        if "format" not in file.attrs and (axis := _channel_axis(fields)) != 0:
+            where = "Where there is no axis of channels" if axis is None else "Where channels come last"
             raise ValueError(
                 f"{name} in {path} has the shape {found.shape}: as {_AXES[name]} that is {fields[0]} channels on a "
-                f"grid of {' x '.join(map(str, fields[1:]))}. Where channels come last, {_WAYS[kind]}(..., "
-                "channel_axis=-1) takes the array, and export_dataset(..., layout='kinn') makes a file of it"
+                f"grid of {' x '.join(map(str, fields[1:]))}. {where}, {_WAYS[kind]}(..., channel_axis={axis}) takes "
+                "the array, and export_dataset(..., layout='kinn') makes a file of it"
             )
     if kind == OPERATOR_FORMAT:
         return OperatorDataset(*samples, metadata=metadata)
@@ -87,9 +89,18 @@ def open_plain(
     return TrajectoryDataset(*samples, time=time, metadata=metadata)
 
 
-def _last(fields: Sequence[int]) -> bool:
-    """Whether channels seem to come last: no grid is so much narrower than long, no field of so many channels."""
-    return fields[-1] == 1 or (fields[-1] <= 4 and 4 * fields[-1] <= min(fields[:-1]))
+def _channel_axis(fields: Sequence[int]) -> int | None:
+    """Where the channels of a field seem to lie: first (0), last (-1), or nowhere (None).
+
+    No grid is so much narrower than long, no field of so many channels, or of as many as its grid is long.
+    """
+    if len(fields) < 2:
+        return 0
+    square = fields[0] == fields[1] >= _MANY
+    if len(fields) == 2:
+        return None if square else 0
+    narrow = fields[-1] == 1 or (fields[-1] <= 4 and 4 * fields[-1] <= min(fields[:-1]))
+    return -1 if narrow or (square and fields[-1] != fields[0]) else 0
 
 
 def write_ours(part: Path, dataset: OperatorDataset | TrajectoryDataset, tick: Callable[[int], None]) -> None:

@@ -31,6 +31,18 @@ def test_right_contenders_are_timed():
     assert all(row["runs"] == 2 and row["error"] < 1e-6 and row["roofline_percent"] > 0 for row in found.values())
 
 
+def test_a_contender_finds_sequences_as_its_own_model_has_them(add):
+    right, seen = contenders.prepare("kinn", CPU)[0], []
+
+    def scan(**arguments):
+        seen.append({name: tensor.stride(1) == 1 for name, tensor in arguments.items() if tensor.dim() == 3})
+        return right(**arguments)
+
+    add("own", lambda: scan, steps_last=True)
+    assert rows(contenders=["own"])["own"]["runs"] == 2
+    assert all(all(given.values()) for given in seen)
+
+
 def test_a_wrong_gradient_is_refused(add):
     class Wrong(torch.autograd.Function):
         @staticmethod

@@ -14,15 +14,17 @@ import sys
 import torch
 
 from kinn.ops import cascade_scan, grid_scan
+from kinn.ops.triton.cascade import cascade_fits_triton
 
 ROUTES = [(1, False), (0, False), (1, True), (0, True)]
-CASCADES = {  # batch, grid, channels, potentials, rank, cells
-    "FKNO": (3, (33, 31), 40, 16, 2, 2),
-    "UKNO": (2, (16, 16), 256, 8, 8, 4),
-    "UKNO deep": (2, (9, 8), 128, 1, 8, 2),
-    "KINN": (2, (15, 14), 144, 1, 6, 1),
-    "narrow": (2, (7, 5), 8, 16, 1, 2),
-    "wide rank": (1, (12, 11), 48, 4, 20, 1),
+CASCADES = {  # batch, grid, channels, potentials, rank, cells; whether the cascade is fused (up to 136 processors)
+    "FKNO": (17, (33, 31), 40, 16, 2, 2, True),
+    "FKNO, few": (3, (33, 31), 40, 16, 2, 2, False),
+    "UKNO": (2, (16, 16), 256, 8, 8, 4, False),
+    "UKNO deep": (2, (9, 8), 128, 1, 8, 2, True),
+    "KINN": (2, (15, 14), 144, 1, 6, 1, True),
+    "narrow": (2, (7, 5), 8, 16, 1, 2, True),
+    "wide rank": (1, (12, 11), 48, 4, 20, 1, True),
 }
 SCANS = {"sequence": (2, (1025,), 64, 16), "map": (2, (29, 31), 192, 1), "tiny": (1, (7, 7), 1536, 1)}
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 2e-2}
@@ -79,8 +81,12 @@ def main() -> None:
     def normal(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    for name, sizes in CASCADES.items():
-        check(name, functools.partial(cascade_scan, routes=ROUTES), cascade(*sizes, normal), device)
+    for name, (*sizes, fused) in CASCADES.items():
+        given = cascade(*sizes, normal)
+        x, axes = given["x"].to(device), [axis for axis, _ in ROUTES]
+        found = cascade_fits_triton(x, given["dt_weight"], given["a"], axes, True, False)
+        assert found == fused or device.type == "cpu", f"{name}: fused is {found}, so that this checks something else"
+        check(name, functools.partial(cascade_scan, routes=ROUTES), given, device)
     for name, sizes in SCANS.items():
         check(name, functools.partial(grid_scan, axis=0), scan(*sizes, normal), device)
 

@@ -157,6 +157,24 @@ def test_an_old_triton_is_named(monkeypatch):
         assert reason == (f"Triton {version} is older than 3.5" if refused else None)
 
 
+def test_a_triton_that_cannot_reach_the_gpu_is_named_before_its_first_kernel(monkeypatch):
+    """In an image without a C compiler its driver cannot be built; AMD's GPUs call themselves cuda, too."""
+    module = pytest.importorskip("triton")
+
+    class NoCompiler:
+        @property
+        def active(self):
+            raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(available, "_emulated", lambda kernel: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module.runtime, "driver", NoCompiler())
+    reason = available._unavailable.__wrapped__()
+    assert reason == "Triton cannot be used (RuntimeError: Failed to find C compiler)"
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert "for NVIDIA's GPUs" in available._unavailable.__wrapped__()
+
+
 def test_missing_triton_is_said_and_costs_the_cpu_nothing():
     """In a fresh process without Triton: the reason is named, and scans on a CPU neither want it nor look for it."""
     code = """

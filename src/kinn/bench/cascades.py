@@ -9,13 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kinn.ops import cascade_scan, grid_scan, selective_scan
+from kinn.ops.triton.cascade import cascade_fits_triton
 
 ROUTES = [(1, False), (0, False), (1, True), (0, True)]
 
 
 def as_one(x: Tensor, projection: Tensor, dt_weight: Tensor, dt_bias: Tensor, a: Tensor, D: Tensor) -> Tensor:
-    """The operator, which fails where its kernels cannot run."""
+    """The operator, which fails where its kernels cannot run.
+
+    Raises:
+        RuntimeError: if a GPU would scan the cells one after the other.
+    """
     backend = "triton" if x.device.type == "cuda" else "cpu"
+    if backend == "triton" and not cascade_fits_triton(x, dt_weight, a, [axis for axis, _ in ROUTES], True, False):
+        raise RuntimeError("no fused cascade at this size: this GPU scans the cells one after the other")
     return cascade_scan(x, projection, dt_weight, dt_bias, a, D, routes=ROUTES, backend=backend)
 
 

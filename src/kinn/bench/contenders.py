@@ -17,7 +17,8 @@ class Contender(NamedTuple):
 
     `prepare` returns it, or raises with the reason why it cannot run here. `devices` are the kinds that it runs on.
     `injection` is the one it is held against. `ours` are no alternatives to ours. Sequences longer than `longest` are
-    not tried, because its time grows with the square of the length.
+    not tried, because its time grows with the square of the length. Where `steps_last`, sequences lie in memory as its
+    own model has them, `(b, d, l)`, so that no copy is timed.
     """
 
     prepare: Callable[[], Callable[..., Any]]
@@ -26,6 +27,7 @@ class Contender(NamedTuple):
     injection: str = "euler"
     ours: bool = False
     longest: float = float("inf")
+    steps_last: bool = False
 
 
 def _ours(backend: str, injection: str = "euler") -> Callable[[], Callable[..., Any]]:
@@ -43,10 +45,10 @@ CONTENDERS: dict[str, Contender] = {
     "kinn on the GPU": Contender(_ours("triton"), devices=("cuda",), ours=True),
     "kinn, plain loop": Contender(_ours("reference")),
     "stored loop (as mamba-ssm's reference)": Contender(peers.stored_loop, longest=2048),
-    "transformers, without kernels": Contender(peers.transformers, longest=2048),
+    "transformers, without kernels": Contender(peers.transformers, longest=2048, steps_last=True),
     "mambapy": Contender(peers.mambapy),
     "associative_scan, compiled": Contender(peers.associative),
-    "mamba-ssm": Contender(peers.mamba_ssm, devices=("cuda",)),
+    "mamba-ssm": Contender(peers.mamba_ssm, devices=("cuda",), steps_last=True),
     "HGRN of flash-linear-attention": Contender(peers.hgrn, devices=("cuda",)),
     "kinn, one operation": Contender(lambda: cascades.as_one, work="cascade", injection="zoh", ours=True),
     "kinn, cell by cell": Contender(lambda: cascades.cell_by_cell, work="cascade", injection="zoh"),

@@ -80,7 +80,7 @@ def mamba_ssm() -> Callable[..., Any]:
     function = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
 
     def scan(x, dt, a, B, C, D):
-        x, dt, B, C = (t.transpose(1, 2).contiguous() for t in (x, dt, B, C))
+        x, dt, B, C = (t.transpose(1, 2) for t in (x, dt, B, C))  # copied by the function unless steps lie last
         return function(x, dt, -a, B, C, D=D).transpose(1, 2)
 
     return scan

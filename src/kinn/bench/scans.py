@@ -72,7 +72,7 @@ def bench_scans(
                     continue
                 if memory:
                     rows[name]["peak_bytes"] = peak_memory(prepared_step, name, shape, str(device), device=device)
-                steps[name] = _step(function, draw(shape, device))
+                steps[name] = _step(function, _arguments(name, shape, device))
                 steps[name]()  # what runs out of memory is found out here, not in its turn
             except Exception as failure:
                 steps.pop(name, None)
@@ -93,7 +93,7 @@ def prepared_step(name: str, shape: Shape | CascadeShape, device: str) -> Callab
     function, reason = prepare(name, torch.device(device))
     if function is None:
         raise RuntimeError(reason)
-    return _step(function, draw(shape, device))
+    return _step(function, _arguments(name, shape, torch.device(device)))
 
 
 def print_table(results: Iterable[Mapping[str, Any]]) -> None:
@@ -136,19 +136,28 @@ def _lead(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 def _error(name: str, function: Callable[..., Any], shape: Shape | CascadeShape, device: torch.device) -> float:
     """Of a small size against the definition; at full size, with all threads, our own scan in float64 is the judge."""
     small, injection = shape.shortened(), CONTENDERS[name].injection
-    found = _difference(function, small, small.exact(injection), device)
+    found = _difference(function, name, small, small.exact(injection), device)
     if found <= TOLERANCE and shape != small:
-        whole = _difference(function, shape, shape.exact(injection, "auto"), device)
+        whole = _difference(function, name, shape, shape.exact(injection, "auto"), device)
         if whole > _ROUGHLY:
             raise ArithmeticError(f"wrong at full size: it differs from float64 by {whole:.1e} of the largest value")
     return found
 
 
+def _arguments(name: str, shape: Shape | CascadeShape, device: torch.device) -> dict[str, Tensor]:
+    """Those at a shape, in memory as the contender's own model has them."""
+    tensors = draw(shape, device)
+    if not CONTENDERS[name].steps_last:
+        return tensors
+    return {name: t.mT.contiguous().mT if t.dim() == 3 else t for name, t in tensors.items()}
+
+
 def _difference(
-    function: Callable[..., Any], shape: Shape | CascadeShape, definition: Callable[..., Any], device: torch.device
-) -> float:
+    function: Callable[..., Any], name: str, shape: Shape | CascadeShape, definition: Callable[..., Any],
+    device: torch.device,
+) -> float:  # fmt: skip
     exact = _differentiate(definition, draw(shape, device, torch.float64))
-    got = _differentiate(function, draw(shape, device))
+    got = _differentiate(function, _arguments(name, shape, device))
     if any(g.shape != e.shape or not g.isfinite().all() for g, e in zip(got, exact, strict=True)):
         raise ArithmeticError("wrong: a result or a gradient is not finite, or of another shape")
     return max(((g.double() - e).abs().max() / e.abs().max()).item() for g, e in zip(got, exact, strict=True))

@@ -107,7 +107,7 @@ def cascade_scan(
     dtype = torch.float32
     for tensor in (x, projection, dt_weight, dt_bias, a, D):
         dtype = torch.promote_types(dtype, tensor.dtype)
-    drive, projection, dt_weight, dt_bias, a, D = (t.to(dtype) for t in (x, projection, dt_weight, dt_bias, a, D))
+    projection, dt_weight, dt_bias, a, D = (t.to(dtype) for t in (projection, dt_weight, dt_bias, a, D))
     backend = backend_for(where, backend, x.device)
     joined = lines == "joined"
     if (
@@ -126,13 +126,13 @@ def cascade_scan(
     ):
         with torch.autocast(x.device.type, enabled=False):
             y = _by_cells(
-                drive, projection, dt_weight, dt_bias, a, D, routes, wiring, couplings, dt_scale,
+                x.to(dtype), projection, dt_weight, dt_bias, a, D, routes, wiring, couplings, dt_scale,
                 injection=injection, lines=lines, boundary=boundary, backend=backend,
             )  # fmt: skip
     else:
         grid = x.shape[1:-1]
         paths = [Path.along(grid, axis, joined=joined, reverse=reverse) for axis, reverse in routes]
-        drive = drive.flatten(1, -2)
+        drive = x.to(dtype).flatten(1, -2)
         y = cascade_cpu(
             drive, projection, dt_weight, dt_bias, a, D, paths, wiring == "series", injection, couplings == "bounded",
             float(dt_scale),

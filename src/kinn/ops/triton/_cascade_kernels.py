@@ -57,7 +57,7 @@ def forward(
         for tile in range(tiles):
             if KEEP and tile % TILES == 0:
                 for k in tl.static_range(CELLS):
-                    tl.store(keep + (tile // TILES * CELLS + k) * n * d + at, h[k], mask=stored)
+                    tl.store(keep + tl.cast(tile // TILES * CELLS + k, tl.int64) * n * d + at, h[k], mask=stored)
             t = tile * TIME + tl.arange(0, TIME)[:, None]
             inside = t < steps
             row, here = _rows(t, line, steps, length, inner, reverse, JOINED), inside & (channels < d)
@@ -127,9 +127,10 @@ def backward(
         for back in range(own):
             chunk = own - 1 - back
             count = tl.minimum(TILES, tiles - chunk * TILES)
-            h = (tl.load(keep + chunk * CELLS * n * d + at, mask=stored, other=0.0),)
+            begin = keep + tl.cast(chunk, tl.int64) * CELLS * n * d
+            h = (tl.load(begin + at, mask=stored, other=0.0),)
             for k in tl.static_range(1, CELLS):
-                h = h + (tl.load(keep + (chunk * CELLS + k) * n * d + at, mask=stored, other=0.0),)  # noqa: RUF005
+                h = h + (tl.load(begin + k * n * d + at, mask=stored, other=0.0),)  # noqa: RUF005
             for tile in range(count):
                 t = (chunk * TILES + tile) * TIME + times
                 inside = t < steps

@@ -6,6 +6,8 @@ import functools
 import os
 import re
 
+import torch
+
 _OLDEST = (3, 5)  # before: no tuples in kernels (3.2), or no products of fewer than 16 rows (3.4)
 
 
@@ -32,7 +34,12 @@ def _unavailable() -> str | None:
         found = re.findall(r"\d+", triton.__version__)[:2]
         if tuple(map(int, found)) < _OLDEST:
             return f"Triton {triton.__version__} is older than {'.'.join(map(str, _OLDEST))}"
-        from kinn.ops.triton import _kernels  # noqa: F401
+        from kinn.ops.triton import _cascade_kernels, _kernels  # noqa: F401
+
+        if not _emulated(_kernels.forward) and torch.cuda.is_available():
+            if torch.version.hip:
+                return "the kernels are for NVIDIA's GPUs, and this PyTorch is for AMD's"
+            _ = triton.runtime.driver.active.utils  # built here and now, which takes a C compiler
     except Exception as error:  # whatever keeps Triton from working, the reference still does
         return f"Triton cannot be used ({type(error).__name__}: {error})"
     return None
@@ -45,4 +52,8 @@ def _interpreted() -> bool:
         return False
     from kinn.ops.triton import _kernels
 
-    return type(_kernels.forward).__name__ == "InterpretedFunction"
+    return _emulated(_kernels.forward)
+
+
+def _emulated(kernel: object) -> bool:
+    return type(kernel).__name__ == "InterpretedFunction"

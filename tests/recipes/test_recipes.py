@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import lightning
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from kinn.models import model_names
 from kinn.recipes import headers, loading, runner
 from kinn.recipes.experiment import Experiment, Source, Variant
 from kinn.report import load_records
-from kinn.train import OptimizerSettings, Rollout, TrainSettings
+from kinn.train import OptimizerSettings, Rollout, TrainSettings, fitting
 
 POISSON = Experiment(
     name="tiny-poisson",
@@ -98,6 +99,13 @@ def test_records_hold_the_tables_and_are_made_once(poisson_run, monkeypatch):
         assert len(record["fields"][0]["truth"]) == 16
         assert record["hardware"]["cpu"]
         assert record["versions"]["torch"] == torch.__version__
+        assert record["time"]["train_seconds"] > 0
+        assert record["time"]["seconds_per_epoch"] > 0
+        assert record["memory"]["peak_rss_bytes"] > 2**20
+        assert record["date"]
+        assert (record["device"], record["compiled"]) == ("cpu", "none")
+        [spectrum] = record["spectra"]
+        assert (spectrum["step"], spectrum["samples"], len(spectrum["truth"])) == (None, 2, len(spectrum["error"]))
     assert records[1]["parameters"] > records[0]["parameters"]
     assert records[0]["metrics"] != records[2]["metrics"], "seeds must differ"
     experiment = load_records(folder / "records")[0]
@@ -123,6 +131,41 @@ def test_a_stopped_recipe_goes_on_with_the_variant_at_which_it_stopped(tmp_path,
         run(POISSON, tmp_path)
     assert len(run(POISSON, tmp_path)) == 2
     assert trained == ["UKNO K=0", "UKNO K=1", "UKNO K=1"]
+
+
+def test_forecasts_come_out_the_same_again_and_when_stopped_in_an_epoch(tmp_path, monkeypatch):
+    """Of every kind of model that the tables roll out, batch norms and scans among them."""
+    small = {"width": 4, "n_modes": [4, 4]}
+    flow = replace(
+        FLOW,
+        variants=(
+            Variant("FNO", "FNO", "baseline", small),
+            Variant("U-Net", "UNet", "baseline", {"width": 2, "boundary": "periodic"}),
+            Variant("FKNO", "FKNO", "ours", {**small, "routes": 4}),
+        ),
+        training=replace(FLOW.training, epochs=2),
+    )
+
+    def metrics(folder):
+        return [json.loads(path.read_text())["metrics"] for path in run(flow, tmp_path / folder)]
+
+    whole = metrics("whole")
+    assert metrics("again") == whole
+    start, epochs = fitting.lightning.Trainer, []
+
+    class Stop(lightning.Callback):
+        def on_train_epoch_start(self, trainer, *_):
+            epochs.append(trainer.current_epoch)
+            if len(epochs) == 4:  # the second epoch of the second model
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        fitting.lightning, "Trainer", lambda callbacks, **options: start(callbacks=[*callbacks, Stop()], **options)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        metrics("stopped")
+    assert metrics("stopped") == whole
+    assert epochs == [0, 1, 0, 1, 1, 0, 1]
 
 
 def test_data_too_large_for_memory_stay_in_the_file_and_give_the_same_numbers(poisson_run, tmp_path, monkeypatch):
@@ -182,8 +225,10 @@ def test_every_recipe_and_budget_fits_together(name, budget):
         assert len({variant.name for variant in experiment.variants}) == len(experiment.variants)
         if name != "ukno-layouts":
             assert {variant.role for variant in experiment.variants} == {"ours", "baseline"}
-        if experiment.resolutions:
+        if name not in ("demo", "ukno-layouts"):  # a table: on other grids, too, beside FNO and U-Net
             assert parameters["resolution"] in experiment.resolutions
+            assert len(experiment.resolutions) > 1
+            assert {"FNO", "U-Net"} < {variant.name for variant in experiment.variants}
         if experiment.rollout and experiment.resolutions:  # one solution at all resolutions
             assert all(parameters["solver_resolution"] % points == 0 for points in experiment.resolutions)
         for source in experiment.tests.values():

@@ -71,10 +71,11 @@ def _sample_picture(experiment: Experiment, name: str, label: str, step: int | N
 def _rollout_picture(experiment: Experiment, name: str, label: str, moments: list[tuple[int, Shots]]) -> Picture:
     first, last, all_shots = moments[0][0], moments[-1][0], [shots for _, shots in moments]
     where = "at the right of each its error at the same steps" if len(moments) <= BESIDE else "then each one’s error"
+    given = "“Last input” is the newest frame that the models were given. " if _last_input(moments) is not None else ""
     caption = (
         f"{experiment.title}. {_title(label)}, rolled out from step {first} to step {last}. Truth, then each variant’s "
         f"prediction, {where}, prediction minus truth. One colour scale for truth and predictions at all steps, "
-        f"another for all errors. {_errors(*all_shots)}" + _remarks(experiment, *all_shots)
+        f"another for all errors. {given}{_errors(*all_shots)}" + _remarks(experiment, *all_shots)
     )
     alt = " ".join(_alt(f"{label}, step {step}", shots) for step, shots in (moments[0], moments[-1]))
     return Picture(name, "png", caption, alt, lambda theme: draw_rollout(moments, theme))
@@ -163,8 +164,8 @@ def draw_rollout(moments: list[tuple[int, Shots]], theme: Theme) -> Figure:
     """Steps from left to right; truth and predictions from top to bottom, errors beside or below them."""
     names = list(dict.fromkeys(name for _, shots in moments for name in shots))
     everything = [shot for _, shots in moments for shot in shots.values()]
-    source = next((shot.input for shot in everything if shot.input is not None), None)
-    given = [source] if source is not None and source.shape == everything[0].truth.shape else []
+    newest = _last_input(moments)
+    given = [] if newest is None else [newest]
     fields = field_scale([s.truth for s in everything] + given, [s.prediction for s in everything])
     errors = error_scale(everything)
     layout = Layout(len(moments), len(names), everything[0].truth.shape)
@@ -179,7 +180,7 @@ def draw_rollout(moments: list[tuple[int, Shots]], theme: Theme) -> Figure:
         say(layout.place(i, 0), wrap(name, 12))
         if not layout.beside:
             say(layout.place(i, 0, error=True), f"{wrap(name, 12)}\nerror")
-    if layout.beside and given:
+    if given:
         _panel(figure, layout.place(0, 0, error=True), given[0], fields, theme, "last input")
     for column, (step, shots) in enumerate(moments):
         truth = next(iter(shots.values())).truth
@@ -242,6 +243,14 @@ class Layout:
             rows = row + error * self.variants
             bottom = self.height - HEAD - (rows + 1) * (self.tall + GAP) + GAP - error * row * NUMBER
         return x, bottom, self.side, self.tall
+
+
+def _last_input(moments: list[tuple[int, Shots]]) -> np.ndarray | None:
+    """The frame before the rollout, where there is room for it and it is a frame of the same field."""
+    everything = [shot for _, shots in moments for shot in shots.values()]
+    source = next((shot.input for shot in everything if shot.input is not None), None)
+    fits = source is not None and len(moments) <= BESIDE and source.shape == everything[0].truth.shape
+    return source if fits else None
 
 
 def _aspect(shape: tuple[int, ...]) -> float:

@@ -23,10 +23,12 @@ def spectrum_pictures(experiment: Experiment) -> Iterator[Picture]:
     curves = {name: runs for name, runs in curves.items() if all(run[1].size > 1 for run in runs)}
     if TRUTH not in curves or len(curves) < 2:
         return
+    kept = [sample for record in experiment.records for sample in (*record.fields, *record.spectra)]
+    step = ", of the last step" if any(sample.get("step") is not None for sample in kept) else ""
     caption = (
-        f"Power spectrum of the error beside that of the truth, averaged over directions and over {where}; of a "
-        "rollout, the last step. Where a variant’s line meets the truth’s, nothing of that scale is predicted; small "
-        "wavenumbers are large structures."
+        f"Power spectrum of the error beside that of the truth, averaged over directions and over {where}{step}. "
+        "Where a variant’s line meets the truth’s, nothing of that scale is predicted; small wavenumbers are large "
+        "structures."
     )
     if any(len(runs) > 1 for runs in curves.values()):
         caption += " One line per seed."

@@ -18,8 +18,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from kinn.cli import main
-from kinn.data import Standard, split
+from kinn.data import Standard, generate_poisson, split
 from kinn.models import register_model, registry
+from kinn.recipes import Experiment, Source, Variant, run_experiment
 from kinn.train import (
     OperatorTask,
     OptimizerSettings,
@@ -206,6 +207,29 @@ def test_a_run_goes_on_with_another_number_of_devices(run, monkeypatch, tmp_path
         resumed, _ = run(folder, then)
         assert resumed.devices == then
         same_numbers(resumed, whole)
+
+
+def test_a_comparison_on_two_processes_has_the_numbers_of_one(tmp_path):
+    mine = Experiment(
+        name="mine",
+        title="Mine",
+        source=Source("poisson", generate_poisson, {"samples": 12, "resolution": 16, "max_mode": 4, "seed": 0}),
+        sizes={"train": 8, "validation": 2, "test": 2},
+        variants=(Variant("FNO", "FNO", "baseline", {"width": 4, "n_modes": (4, 4)}),),
+        loss="relative_l2",
+        primary_metric="relative_l2",
+        normalize="standard",
+        optimizer=OptimizerSettings(lr=1e-2),
+        training=TrainSettings(epochs=2, batch_size=4),
+    )
+    one, two = (
+        json.loads(path.read_text())
+        for devices in (1, 2)
+        for path in run_experiment(mine, output=tmp_path / str(devices), device="cpu", devices=devices, progress=False)
+    )
+    assert (one["devices"], two["devices"]) == (1, 2)
+    for part, found in two["metrics"].items():
+        assert found == pytest.approx(one["metrics"][part], rel=1e-4)
 
 
 def test_ctrl_c_stops_all_processes_and_leaves_no_half_file(run, tmp_path, request):

@@ -39,7 +39,8 @@ def _unavailable() -> str | None:
         if not _emulated(_kernels.forward) and torch.cuda.is_available():
             if torch.version.hip:
                 return "the kernels are for NVIDIA's GPUs, and this PyTorch is for AMD's"
-            _ = triton.runtime.driver.active.utils  # built here and now, which takes a C compiler
+            # built here and now, which takes a C compiler
+            _ = triton.runtime.driver.active.utils  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:  # whatever keeps Triton from working, the reference still does
         return f"Triton cannot be used ({type(error).__name__}: {error})"
     return None

@@ -192,9 +192,11 @@ def all_tables() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def tables(all_tables: list[dict[str, Any]]) -> Callable[[str], list[dict[str, Any]]]:
-    """The records of one recipe, free to be changed by a test."""
-    return lambda recipe: copy.deepcopy([record for record in all_tables if record["recipe"] == recipe])
+def tables(all_tables: list[dict[str, Any]]) -> Callable[..., list[dict[str, Any]]]:
+    """The records of one recipe at a budget, free to be changed by a test."""
+    return lambda recipe, budget="small": copy.deepcopy(
+        [{**record, "budget": budget} for record in all_tables if record["recipe"] == recipe]
+    )
 
 
 @pytest.fixture(scope="session")

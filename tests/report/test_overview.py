@@ -141,7 +141,7 @@ def test_not_evaluated_elsewhere_is_said(tables):
 def test_error_against_order(tables):
     (orders,) = load_records(tables("poisson-order"))
     (picture,) = factor_pictures(orders)
-    assert picture.name == "poisson-order-demo-order"
+    assert picture.name == "poisson-order-small-order"
     (axes,) = picture.draw(LIGHT).axes
     assert axes.get_xlabel() == "order K"
     lines = drawn(axes)

@@ -119,7 +119,7 @@ def test_a_part_of_the_runs_is_enough(records, save):
 def test_overview_comes_before_its_experiments(tables, tmp_path):
     text = write_report(without_pictures(tables("ns-rollout")), tmp_path).read_text(encoding="utf-8")
     anchors = re.findall(r'<section id="([^"]+)"', text)
-    assert anchors[:4] == ["ns-rollout-demo-overview", *(f"ns-rollout-unroll-{n}-demo" for n in (3, 5, 10))]
+    assert anchors[:4] == ["ns-rollout-small-overview", *(f"ns-rollout-unroll-{n}-small" for n in (3, 5, 10))]
     assert re.findall(r'href="#([^"]+)"', text) == anchors[:4]
     assert "ours was better in 2 of 3" in Reader(text).text
 
@@ -149,8 +149,8 @@ def test_export_writes_overviews_and_resolutions_the_same_each_time(tables, tmp_
     records = without_pictures([*tables("ns-rollout"), *tables("darcy")])
     first, second = ({p.name: p.read_bytes() for p in export(records, tmp_path / name)} for name in "ab")
     assert first == second
-    assert {"ns-rollout-demo-overview.tex", "darcy-demo-resolutions.md", "darcy-demo-resolutions.pdf"} <= first.keys()
-    assert rb"\toprule" in first["darcy-demo-resolutions.tex"]
+    assert {"ns-rollout-small-overview.tex", "darcy-small-resolutions.md", "darcy-small-resolutions.pdf"} <= first.keys()
+    assert rb"\toprule" in first["darcy-small-resolutions.tex"]
 
 
 def test_command_writes_the_page_and_the_files_for_a_paper(records, save, tmp_path, capsys):

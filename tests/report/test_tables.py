@@ -217,7 +217,10 @@ def test_whether_the_error_falls_with_the_number_in_which_variants_differ_is_sai
 
 
 def test_a_few_steps_rank_nothing(tables, records):
-    assert "rank nothing" in table_of(tables("darcy")).notes[1]
+    assert "rank nothing" in table_of(tables("darcy", "demo")).notes[1]
+    assert not any(column.best for column in table_of(tables("darcy", "demo")).columns)
+    assert any(column.best for column in table_of(tables("darcy")).columns)
+    assert any(column.best for column in table_of(records[:2]).columns)
     assert not any("rank nothing" in note for note in table_of(records[:2]).notes)  # the demo trains for minutes
 
 

@@ -73,13 +73,13 @@ def comparison_table(experiment: Experiment) -> Table:
     counts = [len(v.records) for v in variants]
     if max(counts) > 1:
         columns.append(Column("Seeds", tuple(map(str, counts))))
-    columns.append(measures(metric_name(primary), [v.metric(primary) for v in variants], lower_is_better=True))
+    columns.append(measures(metric_name(primary), [v.metric(primary) for v in variants], rank=experiment.ranks))
     columns.extend(_paper(variants, primary, MAIN))
     columns.extend(_ratio(experiment))
     columns.extend(_against(experiment, primary, ASIDE))
     for split in experiment.splits[1:]:
         header = f"{metric_name(primary)}, {split_name(split)}"
-        columns.append(measures(header, [v.metric(primary, split) for v in variants], lower_is_better=True))
+        columns.append(measures(header, [v.metric(primary, split) for v in variants], rank=experiment.ranks))
         columns.extend(_paper(variants, primary, ASIDE, split))
     for name in experiment.other_metrics:
         part = NORMALISED if name.endswith(NORMALIZED) else METRICS
@@ -95,10 +95,8 @@ def comparison_table(experiment: Experiment) -> Table:
     return Table(experiment.title, experiment.slug, tuple(v.role for v in variants), tuple(columns), notes)
 
 
-def measures(
-    header: str, values: Sequence[Measure | None], part: str = MAIN, *, lower_is_better: bool = False
-) -> Column:
-    """One number per row, mean and spread over seeds, in one notation; the lowest is best if lower is better."""
+def measures(header: str, values: Sequence[Measure | None], part: str = MAIN, *, rank: bool = False) -> Column:
+    """One number per row, mean and spread over seeds, in one notation; the lowest is best if they are to be ranked."""
     show = number_format([m.mean for m in values if m is not None])
     cells = []
     for m in values:
@@ -109,7 +107,7 @@ def measures(
         else:
             cells.append(show(m.mean) if m.spread is None else f"{show(m.mean)} ± {show(m.spread)}")
     best: frozenset[int] = frozenset()
-    if lower_is_better:
+    if rank:
         means = {i: show(m.mean) for i, m in enumerate(values) if m is not None and m.finite}
         lowest = min(means.values(), key=float, default=None)
         best = frozenset(i for i, mean in means.items() if mean == lowest)

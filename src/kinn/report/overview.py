@@ -10,7 +10,7 @@ from itertools import takewhile
 from kinn.report.comparison import NOTHING, Column, Table, measures, published
 from kinn.report.records import Experiment, Measure, Variant, natural_order, slug
 from kinn.report.schema import ROLES
-from kinn.report.wording import gap, join, metric_name
+from kinn.report.wording import RANKS_NOTHING, gap, join, metric_name
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def overview_table(overview: Overview) -> Table:
     ]
     for experiment in overview.experiments:
         there = overview.scores(experiment)
-        columns.append(measures(experiment.label, [v and v.metric(metric) for v in there], lower_is_better=True))
+        columns.append(measures(experiment.label, [v and v.metric(metric) for v in there], rank=experiment.ranks))
         columns.extend(published([v and v.published(metric) for v in there], f"{experiment.label}, paper"))
     title = f"{overview.title}. {metric_name(metric)} on test"
     return Table(title, overview.slug, tuple(v.role for v in variants), tuple(columns), tuple(_tally(overview)))
@@ -106,7 +106,8 @@ def _tally(overview: Overview) -> list[str]:
         within = "" if decided else ", within the spread over seeds"
         details.append(f"{experiment.label}: {ours.name} is {apart} {baseline.name}{within}")
     count = len(overview.experiments)
-    return [f"By {metric_name(metric)} ours was better in {won} of {count}. {'; '.join(details)}."]
+    notes = [f"By {metric_name(metric)} ours was better in {won} of {count}. {'; '.join(details)}."]
+    return notes if overview.experiments[0].ranks else [*notes, RANKS_NOTHING]
 
 
 def transfer_table(experiment: Experiment) -> Table | None:
@@ -126,7 +127,7 @@ def transfer_table(experiment: Experiment) -> Table | None:
     columns = [Column("Model", tuple(v.name for v in experiment.variants), numeric=False)]
     for resolution in resolutions:
         header = f"{resolution} (training)" if resolution == trained else str(resolution)
-        columns.append(measures(header, [places.get(resolution) for places in found], lower_is_better=True))
+        columns.append(measures(header, [places.get(resolution) for places in found], rank=experiment.ranks))
     if trained in resolutions and trained != finest:
         cells = tuple(_growth(places.get(trained), places.get(finest)) for places in found)
         columns.append(Column(f"{finest} vs {trained}", cells))

@@ -183,6 +183,11 @@ class Experiment:
         return slug(self.recipe, self.name, self.budget)
 
     @property
+    def ranks(self) -> bool:
+        """Whether its figures rank models: those of a table's few steps for a demonstration do not."""
+        return self.budget != "demo" or self.recipe == "demo"
+
+    @property
     def selection(self) -> str:
         """The part on which the best of ours is chosen: "validation", or "test" where a record lacks it."""
         ours = [variant for variant in self.variants if variant.role == "ours" and self._finite(variant, "test")]

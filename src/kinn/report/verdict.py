@@ -6,7 +6,17 @@ import itertools
 from collections.abc import Iterator
 
 from kinn.report.records import Experiment, Variant
-from kinn.report.wording import FACTOR_NAMES, TIMES_APART, flatten, gap, join, metric_name, number_format, split_name
+from kinn.report.wording import (
+    FACTOR_NAMES,
+    RANKS_NOTHING,
+    TIMES_APART,
+    flatten,
+    gap,
+    join,
+    metric_name,
+    number_format,
+    split_name,
+)
 
 _LEVEL = 5e-4  # shown as 0.0 %
 _RATE, _SEED = "config.optimizer.lr", "config.training.seed"
@@ -48,8 +58,8 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
     if diverged:
         notes.append(f"Diverged, with no finite {metric} on at least one seed: {', '.join(diverged)}.")
     notes.extend(_unlike(experiment))
-    if experiment.budget == "demo" and experiment.recipe != "demo":
-        notes.insert(1, "A few steps of training show that everything runs; they rank nothing.")
+    if not experiment.ranks:
+        notes.insert(1, RANKS_NOTHING)
     return tuple(notes)
 
 

@@ -22,6 +22,7 @@ FACTOR_NAMES = {"order": "order K", "routes": "number of routes"}
 NORMALIZED = "_normalized"
 """Ending of the metrics that are measured in the units that the network sees."""
 
+RANKS_NOTHING = "A few steps of training show that everything runs; they rank nothing."
 TIMES_APART = "The variants ran on different machines or devices: their times do not compare."
 
 METRIC_MEANINGS = {

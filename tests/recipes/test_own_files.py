@@ -65,6 +65,7 @@ def test_several_channels_on_a_rectangle_are_trained_on_as_they_are(tmp_path):
         assert [file["name"] for file in record["data"]["files"]] == ["pairs.h5", "other.h5"]
         assert record["data"]["train"] == 6
         assert record["transfer"] == []
+        assert set(record["channels"]) == {"0", "1"}
         assert len(record["fields"][0]["truth"]) == 16
         assert len(record["fields"][0]["truth"][0]) == 24
     assert write_report(tmp_path / "run/records", tmp_path / "report.html").exists()

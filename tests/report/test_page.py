@@ -149,7 +149,11 @@ def test_export_writes_overviews_and_resolutions_the_same_each_time(tables, tmp_
     records = without_pictures([*tables("ns-rollout"), *tables("darcy")])
     first, second = ({p.name: p.read_bytes() for p in export(records, tmp_path / name)} for name in "ab")
     assert first == second
-    assert {"ns-rollout-small-overview.tex", "darcy-small-resolutions.md", "darcy-small-resolutions.pdf"} <= first.keys()
+    assert {
+        "ns-rollout-small-overview.tex",
+        "darcy-small-resolutions.md",
+        "darcy-small-resolutions.pdf",
+    } <= first.keys()
     assert rb"\toprule" in first["darcy-small-resolutions.tex"]
 
 

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from kinn.cli.parser import Commands, Parser
 
 if TYPE_CHECKING:
-    from kinn.train import Evaluation, TrainedModel
+    from kinn.train import TrainedModel
 
 _SEEN = "these samples took part in the training: the errors say nothing of others"
 
@@ -97,7 +97,7 @@ def _evaluate(options: Namespace) -> int:
     console = Console()
     console.print(_table(found.metrics, f"{options.model} on {options.data} ({len(dataset)} samples)"))
     if found.channels:
-        console.print(_channels(found.channels, _names(dataset, found)))
+        console.print(_channels(found.channels))
     if found.rollout_relative_l2:
         console.print(_steps(found.rollout_relative_l2))
     if options.output is not None:
@@ -131,13 +131,6 @@ def _saw(trained: TrainedModel, data: str) -> bool:
     )
 
 
-def _names(dataset: Any, found: Evaluation) -> list[str]:
-    """What the channels are called, or their numbers."""
-    names = dataset.metadata.get("channels")
-    fits = isinstance(names, list) and len(names) == len(found.channels)
-    return [str(name) for name in names] if fits else [str(number) for number in range(len(found.channels))]
-
-
 def _seed(extra: Mapping[str, Any]) -> int:
     """Of the training: `kinn train` keeps it beside the other options, recipes among those of the training."""
     config = extra.get("config") or {}
@@ -167,7 +160,7 @@ def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Eval
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "data": {"file": file_identity(Path(options.data)), "test": len(dataset)},
         "metrics": {"test": found.metrics},
-        "channels": dict(zip(_names(dataset, found), found.channels)),
+        "channels": found.channels,
         "curves": {"rollout_step": steps, "rollout_relative_l2": found.rollout_relative_l2} if steps else {},
         "dt_scale": options.dt_scale,
         "time": {"evaluate_seconds": found.seconds},
@@ -191,15 +184,15 @@ def _table(metrics: dict[str, float], title: str):
     return table
 
 
-def _channels(errors: list[dict[str, float]], called: list[str]):
+def _channels(errors: dict[str, dict[str, float]]):
     from rich.table import Table
 
     table = Table(title="by channel, physical units", title_justify="left")
     table.add_column("channel")
-    names = [name for name in errors[0] if name != "relative_l1_mean"]
+    names = [name for name in next(iter(errors.values())) if name != "relative_l1_mean"]
     for name in names:
         table.add_column(f"{name} (%)" if name.startswith("relative_l1") else name, justify="right")
-    for channel, values in zip(called, errors):
+    for channel, values in errors.items():
         table.add_row(channel, *(f"{values[name]:.4g}" for name in names))
     return table
 

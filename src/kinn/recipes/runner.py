@@ -205,6 +205,7 @@ def _train(
     return {
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "metrics": {"test": found.metrics, **others},
+        "channels": found.channels,
         "transfer": [
             _transfer(task, data, parts["train"].grid[0], experiment.source.points) for data in transfer.values()
         ],

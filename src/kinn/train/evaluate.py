@@ -87,7 +87,8 @@ class Evaluation:
 
     Args:
         metrics: by name, over all samples (and steps); `..._normalized` in normalised units.
-        channels: of fields with several channels, the metrics of each alone, in physical units.
+        channels: of fields with several channels, the metrics of each alone, in physical units, by its name in the
+            data's metadata, or its number.
         rollout_relative_l2: mean over samples of the relative L2 error at each step, in physical units; empty for
             one-shot operators.
         fields: sample fields, as the result records hold them (see `evaluate`).
@@ -96,7 +97,7 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    channels: list[dict[str, float]] = field(default_factory=list)
+    channels: dict[str, dict[str, float]] = field(default_factory=dict)
     rollout_relative_l2: list[float] = field(default_factory=list)
     fields: list[dict[str, Any]] = field(default_factory=list)
     spectra: list[dict[str, Any]] = field(default_factory=list)
@@ -165,7 +166,7 @@ def evaluate(
     channels = scores.physical.per_channel()
     return Evaluation(
         metrics=scores.compute(),
-        channels=channels if len(channels) > 1 else [],
+        channels=dict(zip(_channel_names(dataset, len(channels)), channels)) if len(channels) > 1 else {},
         rollout_relative_l2=[] if trained.rollout is None else scores.physical.relative_l2_per_step(),
         fields=fields,
         spectra=powers.compute(),
@@ -200,6 +201,12 @@ def expect_kind(dataset: Any, kind: type[_Kind]) -> _Kind:
         came = words.get(type(dataset), type(dataset).__name__)
         raise ValueError(f"expected {words.get(kind, kind.__name__)}, but the data are {came}")
     return dataset
+
+
+def _channel_names(dataset: Any, count: int) -> list[str]:
+    names = dataset.metadata.get("channels")
+    fits = isinstance(names, list) and len(set(map(str, names))) == count
+    return list(map(str, names if fits else range(count)))
 
 
 def _sample_fields(

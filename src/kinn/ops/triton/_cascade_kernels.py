@@ -18,13 +18,16 @@ from kinn.ops.triton._cascade_cells import LARGEST_DRIVE, form, held, return_cel
 from kinn.ops.triton._cascade_parts import chunks_before, route_of
 from kinn.ops.triton._parts import row_of
 
+# no grid, batch or set of routes asks for kernels of its own
+GRIDS = ["codes", "g0", "g1", "g2", "batch", "stride"]
+
 
 @triton.jit
 def _rows(t, line, steps, length, inner, reverse, JOINED: tl.constexpr):
     return row_of(tl.where(reverse != 0, steps - 1 - t, t), line, steps, length, inner, JOINED, False)
 
 
-@triton.jit(do_not_specialize=["codes"])
+@triton.jit(do_not_specialize=GRIDS)
 def forward(
     x, projection, lift, bias, a, D, y, kept,
     x_batch, x_row, plane, codes, g0, g1, g2, batch, stride, d, n, rank, scale, scale_rest,
@@ -82,7 +85,7 @@ def forward(
             tl.store(target + row * d + channels, total, mask=here)
 
 
-@triton.jit(do_not_specialize=["codes"])
+@triton.jit(do_not_specialize=GRIDS)
 def backward(
     dy, x, projection, lift, bias, a, D, kept, states, drives, dx, dprojection, dlift, dbias, da, dD,
     dy_batch, dy_row, x_batch, x_row, plane, codes, g0, g1, g2, batch, stride, d, n, rank, scale, scale_rest,

@@ -16,6 +16,9 @@ import triton.language as tl
 
 from kinn.ops.triton._parts import advance, between, expm1_and_slope, expm1_of_log2, load_at, rates_of, row_of
 
+# no grid or batch asks for kernels of its own: these numbers only say where a program begins and ends
+GRIDS = ["steps", "length", "lines", "segments", "chunks", "run"]
+
 
 @triton.jit
 def _place(tiles, segments, lines, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr):
@@ -30,7 +33,7 @@ def _place(tiles, segments, lines, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr)
     return tile, segment, tl.cast(sequence, tl.int64), tl.cast(b, tl.int64), sequence - b * lines, channels, potentials
 
 
-@triton.jit
+@triton.jit(do_not_specialize=GRIDS)
 def forward(
     x, dt, a, B, C, D, start, y, state, kept,
     x_batch, x_row, dt_batch, dt_row, B_batch, B_row, C_batch, C_row, y_batch, y_row,
@@ -75,7 +78,7 @@ def forward(
         tl.store(state + sequence * n * d + at, h, mask=wide & narrow)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=GRIDS)
 def local_ends(
     x, dt, a, B, C, dy, ends, total,
     x_batch, x_row, dt_batch, dt_row, B_batch, B_row, C_batch, C_row, dy_batch, dy_row,
@@ -118,7 +121,7 @@ def local_ends(
     tl.store(total + place * d + channels, elapsed, mask=wide)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segments"])
 def carry(
     a, start, ends, total, d, n, tiles, segments, START: tl.constexpr, ADJOINT: tl.constexpr, AHEAD: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, TYPE: tl.constexpr,
@@ -156,7 +159,7 @@ def carry(
             h += expm1_of_log2(loaded[j][1] * log2_rate) * h + loaded[j][0]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=GRIDS)
 def backward(
     dy, x, dt, a, B, C, D, kept, start, dx, ddt, da, dB, dC, dD, dstart,
     dy_batch, dy_row, x_batch, x_row, dt_batch, dt_row, B_batch, B_row, C_batch, C_row, out_batch, to_tile,

@@ -4,6 +4,7 @@ python benchmarks/cascade_scaling.py [--output results/cascade_scaling_cpu.json]
 
 One size at a time is varied around L 64 x 64, D 64, N 8, K 2, two routes, batch 4. The exponent is the slope of the
 logarithm of the median time over the logarithm of the size: 1 where cost is linear, less where a fixed part remains.
+Every combination of sizes, at a short length, must agree with the definition in float64 before it is timed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from kinn.bench import take_turns
+from kinn.bench import difference, take_turns
 from kinn.ops import cascade_scan
 from kinn.records import write_record
 
@@ -30,25 +32,36 @@ VARIED = {
 ROUTES = [(1, False), (0, False), (1, True), (0, True)]
 
 
-def prepare(length: int, channels: int, potentials: int, cells: int, routes: int, batch: int = 4, rank: int = 4):
+def draw(length: int, channels: int, potentials: int, cells: int, routes: int, batch: int = 4, rank: int = 4):
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    leaves = [
-        normal(batch, length // 64, 64, channels),
-        normal(routes, cells, rank + 2 * potentials, channels) * 0.4 * (potentials * channels) ** -0.5,
-        normal(routes, cells, channels, rank) * rank**-0.5,
-        normal(routes, cells, channels) - 3,
-        torch.arange(1.0, potentials + 1).expand(routes, cells, channels, potentials).contiguous(),
-        torch.ones(routes, cells, channels),
-    ]
-    leaves = [leaf.requires_grad_() for leaf in leaves]
-    given = normal(*leaves[0].shape)
+    return {
+        "x": normal(batch, length // 64, 64, channels),
+        "projection": normal(routes, cells, rank + 2 * potentials, channels) * 0.4 * (potentials * channels) ** -0.5,
+        "dt_weight": normal(routes, cells, channels, rank) * rank**-0.5,
+        "dt_bias": normal(routes, cells, channels) - 3,
+        "a": torch.arange(1.0, potentials + 1).expand(routes, cells, channels, potentials).contiguous(),
+        "D": torch.ones(routes, cells, channels),
+    }
+
+
+def check(**sizes: int) -> None:
+    function = partial(cascade_scan, routes=ROUTES[: sizes["routes"]])
+    error = difference(function, draw(**{**sizes, "length": 192}), partial(function, backend="reference"))
+    if error > 1e-5:
+        raise SystemExit(f"at {sizes} the cascade differs by {error:.1e} from float64: nothing is timed")
+
+
+def prepare(**sizes: int):
+    leaves = {name: tensor.requires_grad_() for name, tensor in draw(**sizes).items()}
+    given = torch.randn(leaves["x"].shape, generator=torch.Generator().manual_seed(1))
+    routes = ROUTES[: sizes["routes"]]
 
     def step() -> None:
-        torch.autograd.grad(cascade_scan(*leaves, routes=ROUTES[:routes]), leaves, given)
+        torch.autograd.grad(cascade_scan(**leaves, routes=routes), list(leaves.values()), given)
 
     return step
 
@@ -60,6 +73,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    for name, sizes in VARIED.items():
+        for size in sizes if name != "length" else sizes[:1]:
+            check(**{**BASE, name: size})
     results = {}
     for name, sizes in VARIED.items():
         steps = {size: prepare(**{**BASE, name: size}) for size in sizes}

@@ -19,7 +19,7 @@ import timm
 import torch
 
 import kinn  # noqa: F401  enters KINN in timm's registry
-from kinn.bench import peak_memory, summary, take_turns
+from kinn.bench import model_difference, peak_memory, summary, take_turns
 from kinn.records import write_record
 
 OURS, BASE = "kinn_tiny", "convnext_tiny"
@@ -64,6 +64,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    error = model_difference(timm.create_model(OURS), torch.randn(2, 3, 64, 64))
+    if error > 1e-3:
+        raise SystemExit(f"{OURS} differs by {error:.1e} from itself in float64: nothing is timed")
     results = {}
     for batch in options.batches:
         for title, what in (("forward", forward), ("training step", training)):
@@ -77,6 +81,7 @@ def main() -> None:
         "what": "float32, 224 x 224, 1000 classes; forward in evaluation, with backward in training, no optimiser",
         "threads": options.threads,
         "seed": 0,
+        "difference_from_float64": error,
         "parameters": {n: sum(p.numel() for p in timm.create_model(n, device="meta").parameters()) for n in MODELS},
         "results": results,
     }

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kinn.bench import Shape, measure_machine, scan_cost, summary, take_turns
+from kinn.bench import Shape, difference, measure_machine, scan_cost, summary, take_turns
 from kinn.ops import selective_scan
 from kinn.records import write_record
 from kinn.train import keep_freed_memory
@@ -25,10 +26,22 @@ SIZES = ((1, 196), (2, 392), (2, 1568), (8, 784), (8, 3136))  # sequences, steps
 SMALL = (1, 98)  # mostly the time of a call; times are of what the others take beyond it
 
 
-def prepare(sequences: int, length: int, potentials: int) -> dict[str, Any]:
+def check(potentials: int) -> None:
+    tensors = draw(*SMALL, potentials)
+    function = partial(selective_scan, injection="euler")
+    error = difference(function, tensors, partial(function, backend="reference"))
+    if error > 1e-5:
+        raise SystemExit(f"with {potentials} potentials the scan differs by {error:.1e} from float64: nothing is timed")
+
+
+def draw(sequences: int, length: int, potentials: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = Shape(sequences, length, CHANNELS, potentials)
-    tensors = shape.tensors(lambda *size: torch.randn(size, generator=generator))
+    return shape.tensors(lambda *size: torch.randn(size, generator=generator))
+
+
+def prepare(sequences: int, length: int, potentials: int) -> dict[str, Any]:
+    tensors = draw(sequences, length, potentials)
     leaves = [tensor.requires_grad_() for tensor in tensors.values()]
     given = torch.randn_like(leaves[0])
 
@@ -57,6 +70,7 @@ def main() -> None:
     machine = measure_machine(torch.device("cpu"))
     results = []
     for potentials in (1, 16):
+        check(potentials)
         seconds = {}
         for size in (SMALL, *SIZES):  # not in turns: a short one would find what a long one left in the caches
             turns = take_turns(prepare(*size, potentials), options.repeats, warm_up=2, least=0.02)

@@ -6,8 +6,9 @@
 writes `results/training_step_<device>.json`. Every step is eager, as FNO's users run it.
 
 The steps take turns, so that a change of the machine's load meets all of them alike. Before anything is timed, our FNO
-and Li's are given the same weights and must agree in float64. Peak memory is what one step adds to a process of its own
-that has done a step before, so that what is loaded or made once does not count. `--keep-freed-memory` times steps as
+and Li's are given the same weights and must agree in float64, and every model, on a small grid and on the device, must
+agree with itself in float64 without fused kernels. Peak memory is what one step adds to a process of its own that has
+done a step before, so that what is loaded or made once does not count. `--keep-freed-memory` times steps as
 `kinn train` takes them; without it, a step also pays for memory that the one before it gave back to the system.
 """
 
@@ -24,7 +25,7 @@ import torch
 from peers.li_fno import LiFNO
 from torch import nn
 
-from kinn.bench import peak_memory, summary, take_turns
+from kinn.bench import model_difference, peak_memory, summary, take_turns
 from kinn.models import CNO, FKNO, FNO, UKNO
 from kinn.nn import FilteredActivation, KirchhoffBlock
 from kinn.records import write_record
@@ -74,6 +75,7 @@ STEPS = {
     "block": lambda: features(KirchhoffBlock),
     "block without scan": lambda: features(WithoutScan),
 }
+SMALL = {20: 4, 8: 1, 64: 24, 56: 16}  # the sizes of a check, by those of a step: batch and grid
 RATIOS = [
     ("FNO", "Li's FNO"),
     ("FKNO-4", "Li's FNO"),
@@ -84,9 +86,23 @@ RATIOS = [
 ]
 
 
-def prepare(name: str, device: str):
+def parts(name: str, device: str):
     torch.manual_seed(0)
-    model, x, target = (part.to(device) for part in STEPS[name]())
+    return tuple(part.to(device) for part in STEPS[name]())
+
+
+def check(name: str, device: str) -> float:
+    """How far a model is from float64, and whether that is too far."""
+    model, x, _ = parts(name, device)
+    small = x[tuple(slice(SMALL.get(size)) for size in x.shape)]
+    error = model_difference(model, small)
+    if error > 1e-2:  # batch norms of so few values round roughly
+        raise SystemExit(f"{name} differs by {error:.1e} from itself in float64: nothing is timed")
+    return error
+
+
+def prepare(name: str, device: str):
+    model, x, target = parts(name, device)
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 
     def step() -> None:
@@ -97,7 +113,7 @@ def prepare(name: str, device: str):
     return step
 
 
-def check() -> float:
+def check_ours() -> float:
     """The largest difference between our FNO and Li's, of the largest value, in float64."""
     ours = FNO(10, 1).double()
     theirs = LiFNO(10, 1).double().take(ours)
@@ -118,11 +134,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.keep_freed_memory:
         keep_freed_memory()
-    error = check()
+    error = check_ours()
     if error > 1e-10:
         raise SystemExit(f"our FNO and Li's differ by {error:.1e} with the same weights: nothing is timed")
 
     device = options.device
+    errors = {name: check(name, device) for name in options.steps}
     steps = {name: prepare(name, device) for name in options.steps}
     times = take_turns(steps, options.repeats, warm_up=2)
     memory = {name: (peak_memory(prepare, name, device, device=device) or math.nan) / 2**20 for name in steps}
@@ -137,6 +154,7 @@ def main() -> None:
         "threads": options.threads,
         "seed": 0,
         "difference_with_equal_weights": error,
+        "differences_from_float64": errors,
         "results": results,
         "ratios": {
             f"{a} / {b}": {

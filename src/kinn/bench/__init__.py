@@ -1,5 +1,6 @@
 """Speed: contenders that take turns, checked before they are timed, and what the machine could do at best."""
 
+from kinn.bench.checks import difference, model_difference
 from kinn.bench.contenders import CONTENDERS, Contender
 from kinn.bench.counting import cascade_cost, scan_cost
 from kinn.bench.machine import Machine, measure_machine
@@ -19,7 +20,9 @@ __all__ = [
     "Shape",
     "bench_scans",
     "cascade_cost",
+    "difference",
     "measure_machine",
+    "model_difference",
     "peak_memory",
     "print_table",
     "scan_cost",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kinn.bench.checks import difference
 from kinn.bench.contenders import CONTENDERS, prepare, reason_of
 from kinn.bench.machine import Machine
 from kinn.bench.memory import peak_memory
@@ -136,9 +137,9 @@ def _lead(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 def _error(name: str, function: Callable[..., Any], shape: Shape | CascadeShape, device: torch.device) -> float:
     """Of a small size against the definition; at full size, with all threads, our own scan in float64 is the judge."""
     small, injection = shape.shortened(), CONTENDERS[name].injection
-    found = _difference(function, name, small, small.exact(injection), device)
+    found = difference(function, _arguments(name, small, device), small.exact(injection))
     if found <= TOLERANCE and shape != small:
-        whole = _difference(function, name, shape, shape.exact(injection, "auto"), device)
+        whole = difference(function, _arguments(name, shape, device), shape.exact(injection, "auto"))
         if whole > _ROUGHLY:
             raise ArithmeticError(f"wrong at full size: it differs from float64 by {whole:.1e} of the largest value")
     return found
@@ -150,24 +151,6 @@ def _arguments(name: str, shape: Shape | CascadeShape, device: torch.device) -> 
     if not CONTENDERS[name].steps_last:
         return tensors
     return {name: t.mT.contiguous().mT if t.dim() == 3 else t for name, t in tensors.items()}
-
-
-def _difference(
-    function: Callable[..., Any], name: str, shape: Shape | CascadeShape, definition: Callable[..., Any],
-    device: torch.device,
-) -> float:  # fmt: skip
-    exact = _differentiate(definition, draw(shape, device, torch.float64))
-    got = _differentiate(function, _arguments(name, shape, device))
-    if any(g.shape != e.shape or not g.isfinite().all() for g, e in zip(got, exact, strict=True)):
-        raise ArithmeticError("wrong: a result or a gradient is not finite, or of another shape")
-    return max(((g.double() - e).abs().max() / e.abs().max()).item() for g, e in zip(got, exact, strict=True))
-
-
-def _differentiate(function: Callable[..., Any], arguments: dict[str, Tensor]) -> list[Tensor]:
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in arguments.items()}
-    y = function(**leaves)
-    given = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
-    return [y.detach(), *torch.autograd.grad(y, list(leaves.values()), given)]
 
 
 def _step(function: Callable[..., Any], arguments: dict[str, Tensor]) -> Callable[[], object]:

@@ -82,6 +82,32 @@ class TestArrays:
         frames = from_trajectories(last, channel_axis=None)  # (5, T=4, 6, 3)
         assert frames.trajectories.shape == (5, 4, 1, 6, 3)
 
+    @pytest.mark.parametrize(("time_axis", "channel_axis"), [(-1, None), (2, -1), (-1, 1), (-2, -1), (3, 2)])
+    def test_frames_may_lie_anywhere(self, tmp_path: Path, time_axis: int, channel_axis: int | None) -> None:
+        array = np.random.default_rng(0).normal(size=(5, 4, 6, 3, 2)).astype("float32")
+        array = array[..., 0] if channel_axis is None else array
+        expected = torch.from_numpy(np.moveaxis(array, time_axis, 1))
+        if channel_axis is None:
+            expected = expected.unsqueeze(2)
+        else:
+            axes = [axis % 5 for axis in (0, time_axis, channel_axis)]
+            expected = torch.from_numpy(array).permute(*axes, *(axis for axis in range(5) if axis not in axes))
+        np.save(tmp_path / "u.npy", array)
+        with h5py.File(tmp_path / "u.h5", "w") as file:
+            file["u"] = array
+        for given in (array, tmp_path / "u.npy", (tmp_path / "u.h5", "u")):
+            flows = from_trajectories(given, time_axis=time_axis, channel_axis=channel_axis)
+            assert torch.equal(torch.stack([flows[i] for i in range(5)]), expected)
+            assert torch.equal(flows.trajectories.read([3], window=slice(1, 3))[0], expected[3, 1:3])
+
+    def test_wrong_time_axis(self) -> None:
+        with pytest.raises(ValueError, match="with 5 axes have no time axis 5 beside that of samples"):
+            from_trajectories(np.ones((5, 2, 1, 4, 4)), time_axis=5)
+        with pytest.raises(ValueError, match="have no channel axis 2 beside that of samples and frames"):
+            from_trajectories(np.ones((5, 2, 1, 4, 4)), time_axis=2)
+        with pytest.raises(TypeError, match="time_axis must be an integer or None, but is 'last'"):
+            from_trajectories(np.ones((5, 2, 1, 4, 4)), time_axis="last")
+
     @pytest.mark.parametrize("axis", [0, 4, -4])
     def test_wrong_channel_axis(self, axis: int) -> None:
         with pytest.raises(ValueError, match=f"no channel axis {axis}"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -35,13 +35,13 @@ def from_arrays(inputs: Any, outputs: Any, *, channel_axis: int | None = 1) -> O
         OperatorDataset(5 pairs, 1 -> 1 channels, grid (32, 32))
     """
     return OperatorDataset(
-        _samples(inputs, channel_axis=channel_axis, target=1, what="inputs"),
-        _samples(outputs, channel_axis=channel_axis, target=1, what="outputs"),
+        _samples(inputs, Axes(channel_axis), what="inputs"),
+        _samples(outputs, Axes(channel_axis), what="outputs"),
     )
 
 
 def from_trajectories(
-    u: Any, *, time: Sequence[float] | None = None, channel_axis: int | None = 2
+    u: Any, *, time: Sequence[float] | None = None, channel_axis: int | None = 2, time_axis: int = 1
 ) -> TrajectoryDataset:
     """Trajectories from one array.
 
@@ -49,6 +49,7 @@ def from_trajectories(
         u: `(N, T, C, *grid)`, of the kinds that `from_arrays` takes.
         time: the time of each frame, if known.
         channel_axis: where the channels lie (-1: last); None if there is no such axis.
+        time_axis: where the frames lie (-1: last, as FNO's data have them).
 
     Raises:
         ValueError: if shapes do not match, or a value is NaN or infinite (found here in memory, on reading in files).
@@ -58,23 +59,52 @@ def from_trajectories(
         >>> import numpy as np
         >>> from_trajectories(np.ones((5, 20, 32, 32)), channel_axis=None)
         TrajectoryDataset(5 trajectories, 20 frames, 1 channels, grid (32, 32))
+        >>> from_trajectories(np.ones((5, 32, 32, 20)), channel_axis=None, time_axis=-1)
+        TrajectoryDataset(5 trajectories, 20 frames, 1 channels, grid (32, 32))
     """
-    return TrajectoryDataset(_samples(u, channel_axis=channel_axis, target=2, what="trajectories"), time=time)
+    return TrajectoryDataset(_samples(u, Axes(channel_axis, time_axis), what="trajectories"), time=time)
 
 
-def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) -> Samples:
+class Axes(NamedTuple):
+    """Where channels and frames lie in an array, counted as it has them; None where it has none."""
+
+    channel: int | None
+    time: int | None = None
+
+    def order(self, n_axes: int, what: str) -> list[int | None]:
+        """Of an array with so many axes: samples, frames if any, channels (None: to be added), the grid's.
+
+        Raises:
+            ValueError: if one does not exist, or two are the same.
+            TypeError: if one is no integer.
+        """
+        found: list[int | None] = [0]
+        for name, axis in (("time", self.time), ("channel", self.channel)):
+            if axis is not None and not isinstance(axis, int):
+                raise TypeError(f"{name}_axis must be an integer or None, but is {axis!r}")
+            if axis is None:
+                found += [None] if name == "channel" else []
+                continue
+            if not -n_axes <= axis < n_axes or axis % n_axes in found:
+                beside = "samples" if len(found) == 1 else "samples and frames"
+                raise ValueError(f"{what} with {n_axes} axes have no {name} axis {axis} beside that of {beside}")
+            found.append(axis % n_axes)
+        return [*found, *(axis for axis in range(n_axes) if axis not in found)]
+
+
+def _samples(array: Any, which: Axes, *, what: str) -> Samples:
     if isinstance(array, h5py.Dataset):
         array = (array.file.filename, array.name)
     if isinstance(array, tuple):
         path, name = _pair(array, what)
         if path.suffix == ".npz":
-            return _samples(_from_npz(path, name, what), channel_axis=channel_axis, target=target, what=what)
+            return _samples(_from_npz(path, name, what), which, what=what)
         if not h5py.is_hdf5(path):
             raise ValueError(f"{path} is no HDF5 file (nor MATLAB 7.3): load it, and pass the {what} as an array")
         with h5py.File(path, "r") as file:
             if not isinstance(file.get(name), h5py.Dataset):
                 raise ValueError(f"{path} holds no array '{name}' for the {what}; it holds {sorted(file)}")
-            axes = _axes(file[name].ndim, channel_axis, target, what)  # pyright: ignore[reportAttributeAccessIssue]
+            axes = which.order(file[name].ndim, what)  # pyright: ignore[reportAttributeAccessIssue]
             stored = axes_in_file(file[name])
         return Samples(ArrayFileStore(path, name, axes=[None if axis is None else stored[axis] for axis in axes]))
     if isinstance(array, (str, Path)):
@@ -86,26 +116,11 @@ def _samples(array: Any, *, channel_axis: int | None, target: int, what: str) ->
             n_axes = np.load(array, mmap_mode="r", allow_pickle=False).ndim
         except ValueError as error:  # truncated, or not of numbers
             raise ValueError(f"{array} cannot be read as an array of numbers for the {what}: {error}") from error
-        return Samples(ArrayFileStore(array, None, axes=_axes(n_axes, channel_axis, target, what)))
+        return Samples(ArrayFileStore(array, None, axes=which.order(n_axes, what)))
     values = to_float32(array, what=what)
-    axes = _axes(values.ndim, channel_axis, target, what)
+    axes = which.order(values.ndim, what)
     values = values.permute([axis for axis in axes if axis is not None]).contiguous()
-    return Samples(TensorStore(values.unsqueeze(target) if None in axes else values, what=what))
-
-
-def _axes(n_axes: int, channel_axis: int | None, target: int, what: str) -> list[int | None]:
-    axes: list[int | None] = list(range(n_axes))
-    if channel_axis is not None and not isinstance(channel_axis, int):
-        raise TypeError(f"channel_axis must be an integer or None, but is {channel_axis!r}")
-    if channel_axis is None:
-        axes.insert(target, None)
-    else:
-        if not -n_axes <= channel_axis < n_axes or channel_axis % n_axes < target:
-            raise ValueError(
-                f"{what} with {n_axes} axes have no channel axis {channel_axis} after their first {target}"
-            )
-        axes.insert(target, axes.pop(channel_axis))
-    return axes
+    return Samples(TensorStore(values.unsqueeze(axes.index(None)) if None in axes else values, what=what))
 
 
 def _from_npz(path: Path, name: str, what: str) -> np.ndarray:

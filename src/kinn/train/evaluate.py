@@ -36,10 +36,12 @@ class Scores:
         self.physical = FieldErrors(time_axis=1 if rollout else None)
         self.normalized = FieldErrors(time_axis=1 if rollout else None)
 
-    def update(self, trained: TrainedModel, prediction: Tensor, truth: Tensor) -> None:
-        """Take in a batch: prediction in normalised, truth in physical units."""
-        self.physical.update(trained.output_normalizer.decode(prediction), truth)
+    def update(self, trained: TrainedModel, prediction: Tensor, truth: Tensor) -> Tensor:
+        """Take in a batch: prediction in normalised, truth in physical units; the prediction in physical ones."""
+        physical = trained.output_normalizer.decode(prediction)
+        self.physical.update(physical, truth)
         self.normalized.update(prediction, trained.output_normalizer.encode(truth))
+        return physical
 
     def merge(self, other: Scores) -> None:
         """Take in what another has seen, as if its batches came after these."""
@@ -150,13 +152,11 @@ def evaluate(
         for given, truth in DataLoader(items, batch_size=batch_size, generator=torch.Generator()):
             given, truth = given.to(trained.device), truth.to(trained.device)
             prediction = trained.predict_normalized(given, truth.shape[1], dt_scale=dt_scale)
-            scores.update(trained, prediction, truth)
-            if spectra or predictions is not None:
-                physical = trained.output_normalizer.decode(prediction)
-                if spectra:
-                    powers.update(physical, truth)
-                if predictions is not None:
-                    predictions(physical)
+            physical = scores.update(trained, prediction, truth)
+            if spectra:
+                powers.update(physical, truth)
+            if predictions is not None:
+                predictions(physical)
             done += len(given)
             if progress is not None:
                 progress(done, len(dataset))

@@ -31,7 +31,7 @@ def test_right_contenders_are_timed():
     assert all(row["runs"] == 2 and row["error"] < 1e-6 and row["roofline_percent"] > 0 for row in found.values())
 
 
-def test_a_contender_finds_sequences_as_its_own_model_has_them(add):
+def test_a_contender_finds_sequences_as_it_wants_them(add):
     right, seen = contenders.prepare("kinn", CPU)[0], []
 
     def scan(**arguments):

@@ -46,3 +46,13 @@ def test_gradients_that_vanish_but_for_rounding_count_by_the_largest():
     tensors = {"x": torch.ones(3), "idle": torch.ones(3)}
     assert difference(function, tensors, function, floor=1e-3) < 1e-5
     assert difference(function, tensors, function) == math.inf
+
+
+def test_neither_a_wrong_result_nor_a_lost_definition_hides_behind_large_gradients():
+    def function(x, weight):
+        return x + 1e6 * (weight - weight.detach()) + (0.1 if x.dtype == torch.float32 else 0)
+
+    tensors = {"x": torch.ones(3), "weight": torch.ones(3)}
+    assert difference(function, tensors, function, floor=1e-3) > 0.05
+    with pytest.raises(ArithmeticError, match="not finite"):
+        difference(lambda x: x, {"x": torch.ones(3)}, lambda x: x * torch.nan)

@@ -106,7 +106,9 @@ class TestArrays:
         with pytest.raises(ValueError, match="have no channel axis 2 beside that of samples and frames"):
             from_trajectories(np.ones((5, 2, 1, 4, 4)), time_axis=2)
         with pytest.raises(TypeError, match="time_axis must be an integer or None, but is 'last'"):
-            from_trajectories(np.ones((5, 2, 1, 4, 4)), time_axis="last")
+            from_trajectories(np.ones((5, 2, 1, 4, 4)), time_axis="last")  # pyright: ignore[reportArgumentType]
+        with pytest.raises(TypeError, match="time_axis must be an integer, but is None"):
+            from_trajectories(np.ones((5, 2, 1, 4, 4)), time_axis=None)  # pyright: ignore[reportArgumentType]
 
     @pytest.mark.parametrize("axis", [0, 4, -4])
     def test_wrong_channel_axis(self, axis: int) -> None:

@@ -205,6 +205,8 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
         "frames.h5": {"input": (4, 16, 16, 10), "output": (4, 1, 16, 16)},
         "bare.h5": {"input": (4, 16, 16), "output": (4, 16, 16)},
         "bare_flow.h5": {"trajectory": (4, 5, 8, 8)},
+        "bare_volume.h5": {"input": (4, 8, 8, 8), "output": (4, 8, 8, 8)},
+        "late_frames.h5": {"trajectory": (4, 16, 16, 10)},
         "mixed.h5": {"input": (4, 16, 12, 5), "output": (4, 16, 12, 1)},
         "both.h5": {"input": (4, 1, 8, 8), "output": (4, 1, 8, 8), "trajectory": (4, 5, 1, 8, 8)},
     }.items():
@@ -248,6 +250,7 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
         ("three.mat", r"must have the axes \(N, nx, ny, T\) in MATLAB, but its shape is \(3, 4, 5\); from_arrays and"),
         ("other.mat", r"must hold an array u .* it holds \['v'\]; scipy.io.loadmat reads other arrays"),
         ("last.h5", r"16 channels on a grid of 12 x 1. Where channels come last, from_arrays\(..., channel_axis=-1\)"),
+        ("last.h5", r"takes the array \(where it is right as it is, channel_axis=1\), and export_dataset"),
         ("late.h5", r"8 channels on a grid of 8 x 1. Where channels come last, from_trajectories"),
         ("vector.h5", "input in .* 16 channels on a grid of 12 x 3. Where channels come last"),
         ("frames.h5", r"input in .* 16 channels on a grid of 16 x 10. Where channels come last, .*channel_axis=-1\)"),
@@ -256,6 +259,8 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
             "bare_flow.h5",
             r"8 channels on a grid of 8. Where there is no axis .* from_trajectories\(..., channel_axis=N",
         ),
+        ("bare_volume.h5", r"8 channels on a grid of 8 x 8. Where there is no axis of channels"),
+        ("late_frames.h5", r"16 channels on a grid of 10. Where frames come last .*channel_axis=None, time_axis=-1\)"),
         ("mixed.h5", "output in .* 16 channels on a grid of 12 x 1"),
         ("both.h5", "holds pairs .* and a trajectory"),
         ("cut.mat", "is truncated or damaged"),
@@ -266,6 +271,19 @@ def broken_files(folder: Path) -> list[tuple[str, str]]:
         ("kind.h5", "output in .* must hold real numbers"),
         ("count.h5", "4 inputs and 3 outputs"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("input", (4, 3, 16, 16)), ("input", (4, 8, 8, 16, 16)), ("input", (4, 7, 7)), ("trajectory", (4, 16, 4, 16, 16))],
+)
+def test_plausible_arrays_are_taken_as_they_are(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file[name] = np.ones(shape)
+        if name == "input":
+            file["output"] = np.ones(shape)
+    data = open_dataset(tmp_path / "plain.h5")
+    assert data.grid == shape[(2 if name == "input" else 3) :]
 
 
 def test_broken_files_end_in_one_sentence(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import json
 from dataclasses import replace
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from kinn.data import generate_poisson, open_dataset, split
+from kinn.data import export_dataset, generate_poisson, open_dataset, split
 from kinn.models import register_model, registry
 from kinn.recipes import Experiment, File, Source, Variant, run_experiment
 from kinn.recipes.loading import files_of, load_parts
@@ -97,7 +98,10 @@ def test_lines_and_volumes_train_a_model_of_ones_own(tmp_path, monkeypatch, grid
     path = written(tmp_path / "pairs.h5", grid, input=1, output=2)
     [record] = run(experiment(File(path), variants=(Variant("Own", "Own", "ours"),)), tmp_path / "run")
     assert record["metrics"]["test"]["relative_l2"] > 0
-    assert write_report(tmp_path / "run/records", tmp_path / "report.html").exists()
+    shape = (32, 1) if len(grid) == 1 else (8, 10)  # a line as a column, of a volume the middle slice
+    assert np.asarray(record["fields"][0]["truth"]).shape == shape
+    page = write_report(tmp_path / "run/records", tmp_path / "report.html").read_text()
+    assert "data:image/png" in page
 
 
 def test_parts_are_drawn_by_chance_where_a_seed_is_given(tmp_path):
@@ -107,7 +111,12 @@ def test_parts_are_drawn_by_chance_where_a_seed_is_given(tmp_path):
         parts = parts_of(experiment(File(path, split_seed=seed)))
         for name, expected in split(whole, sizes, seed=seed).items():
             assert torch.equal(parts[name].batch(range(len(expected)))[0], expected.batch(range(len(expected)))[0])
-    assert len(parts_of(experiment(File(path, samples=10)))["test"]) == 2
+    few = parts_of(experiment(File(written(tmp_path / "more.h5", samples=40, input=1, output=1), 10, split_seed=3)))
+    more = open_dataset(tmp_path / "more.h5")
+    assert sum(map(len, few.values())) == 10
+    for part in few.values():
+        for source, _ in (part[i] for i in range(len(part))):
+            assert any(torch.equal(source, more[i][0]) for i in range(10)), "of the first samples alone"
 
 
 def test_other_grids_where_points_are_told(tmp_path):
@@ -127,14 +136,27 @@ def test_the_same_file_is_the_same_run_and_another_split_is_not(tmp_path):
     before = [record.stat().st_mtime_ns for record in (tmp_path / "run/records").rglob("*.json")]
     run(mine, tmp_path / "run")
     assert [record.stat().st_mtime_ns for record in (tmp_path / "run/records").rglob("*.json")] == before
-    with pytest.raises(ValueError, match="is the result of another run: its data is"):
-        run(replace(mine, source=File(path, split_seed=1)), tmp_path / "run")
+    written(tmp_path / "other.h5", input=1, output=1, samples=4)
+    for changes, what in (
+        ({"source": File(path, split_seed=1)}, "data"),
+        ({"source": File(path, samples=10)}, "data"),
+        ({"source": File(path, points="nodes")}, "data"),
+        ({"sizes": {"test": 2, "train": 6, "validation": 2}}, "data"),
+        ({"tests": {"other": File(tmp_path / "other.h5")}}, "data"),
+    ):
+        with pytest.raises(ValueError, match=f"is the result of another run: its {what} is"):
+            run(replace(mine, **changes), tmp_path / "run")
+    beside = replace(mine, tests={"other": File(tmp_path / "other.h5")})
+    run(beside, tmp_path / "beside")
+    with pytest.raises(ValueError, match="is the result of another run: its tests is"):
+        run(replace(beside, tests={"other": File(tmp_path / "other.h5", samples=3)}), tmp_path / "beside")
 
 
 def test_files_that_do_not_fit(tmp_path):
     pairs = written(tmp_path / "pairs.h5", input=1, output=1)
     other = written(tmp_path / "other.h5", input=2, output=1)
     flow = written(tmp_path / "flow.h5", trajectory=1)
+    line = written(tmp_path / "line.h5", (24,), input=1, output=1)
     made = Source("made", generate_poisson, {"samples": 10, "resolution": 16, "seed": 0})
     for mine, message in (
         (experiment(File(flow)), r"flow\.h5 holds trajectories, but experiment 'mine' needs pairs of fields"),
@@ -149,7 +171,15 @@ def test_files_that_do_not_fit(tmp_path):
         ),
         (
             experiment(File(pairs), tests={"other": File(other)}),
-            r"other\.h5 holds fields of 2 and 1 channels, but .*pairs\.h5, to train on, of 1 and 1",
+            r"other\.h5 holds fields of 2 and 1 channels on 2 axes, but .*pairs\.h5, to train on, of 1 and 1 on 2",
+        ),
+        (
+            experiment(File(pairs), tests={"line": File(line)}),
+            r"line\.h5 holds fields of 1 and 1 channels on 1 axes, but .*pairs\.h5, to train on, of 1 and 1 on 2",
+        ),
+        (
+            experiment(File(pairs), tests={"other": File(other, points="centres")}),
+            "the File of the test 'other' takes a path and samples alone",
         ),
         (experiment(File(pairs), tests={"same": File(pairs)}), "holds the training's samples: it is the same file"),
         (experiment(File(pairs), tests={"made": made}), "mixes files and generated data"),
@@ -162,5 +192,21 @@ def test_files_that_do_not_fit(tmp_path):
         run_experiment(experiment(File(pairs)), output=tmp_path / "run", data=[pairs], progress=False)
     with pytest.raises(FileNotFoundError, match="there is no data file"):
         run(experiment(File(tmp_path / "none.h5")), tmp_path / "run")
-    with pytest.raises(ValueError, match=r"File\('mine\.h5'\) has a resolution, and must tell its points"):
-        File("mine.h5", resolution=16)
+    for wrong, message in (
+        ({"resolution": 16}, r"File\('mine\.h5'\) has a resolution, and must tell its points"),
+        ({"points": "centers"}, "points must be one of centres, nodes, periodic, but are 'centers'"),
+        ({"samples": 0}, "samples must be at least 1, but is 0"),
+        ({"resolution": -1, "points": "nodes"}, "resolution must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            File("mine.h5", **wrong)
+
+
+def test_what_a_file_says_of_itself_is_no_reason_to_stop(tmp_path):
+    path = written(tmp_path / "pairs.h5", input=1, output=1)
+    data = open_dataset(path)
+    data.metadata.update(viscosity=None, gravity=[0.0, -9.81], max_mode="many")
+    export_dataset(data, tmp_path / "told.h5", layout="kinn")
+    mine = experiment(File(tmp_path / "told.h5"), variants=(Variant("FNO", "FNO", "baseline", SMALL, paper={"x": 1}),))
+    [record] = run(mine, tmp_path / "run")
+    assert record["notes"] == []

@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from kinn import recipes
-from kinn.data import TrajectoryDataset, from_trajectories
+from kinn.data import (
+    TrajectoryDataset,
+    export_dataset,
+    from_trajectories,
+    generate_shallow_water,
+    open_dataset,
+)
 from kinn.recipes import headers, pinn, runner
 
 
@@ -90,14 +96,26 @@ def stating(metadata):
 )
 def test_the_equations_are_those_of_the_data(stated, posed):
     flows = stating(stated)
-    settings = pinn._posed_by(flows, 7)
+    settings = pinn.posed_by(flows, 7)
     assert (settings.half_width, settings.gravity, settings.iterations) == (*posed, 7)
 
 
 def test_a_domain_that_is_not_centred_is_no_dam_break_of_the_pinn():
     flows = stating({"domain": (0.0, 1.0)})
     with pytest.raises(ValueError, match=r"needs a square domain about the origin, but the data state \[0, 1\]"):
-        pinn._posed_by(flows, 7)
+        pinn.posed_by(flows, 7)
+
+
+def test_a_dam_break_that_the_pinn_cannot_take_is_refused_before_any_training(tmp_path):
+    [experiment] = recipes.experiments("shallow-water", "demo")
+    path = generate_shallow_water(tmp_path / "dam.h5", **experiment.source.parameters)
+    for told, message in (({"domain": [0, 5]}, "square domain about the origin"), ({"gravity": "g"}, "gravity in the")):
+        data = open_dataset(path)
+        data.metadata.update(told)
+        changed = export_dataset(data, tmp_path / f"{next(iter(told))}.h5", layout="kinn")
+        with pytest.raises(ValueError, match=message):
+            recipes.run_experiment(experiment, output=tmp_path / "run", data=[changed], device="cpu", progress=False)
+    assert not (tmp_path / "run" / "runs").exists()
 
 
 def test_without_deepxde_the_rest_of_the_table_is_made(tmp_path, monkeypatch):

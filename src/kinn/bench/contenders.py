@@ -17,8 +17,8 @@ class Contender(NamedTuple):
 
     `prepare` returns it, or raises with the reason why it cannot run here. `devices` are the kinds that it runs on.
     `injection` is the one it is held against. `ours` are no alternatives to ours. Sequences longer than `longest` are
-    not tried, because its time grows with the square of the length. Where `steps_last`, sequences lie in memory as its
-    own model has them, `(b, d, l)`, so that no copy is timed.
+    not tried, because its time grows with the square of the length. Where `steps_last`, sequences lie in memory as it
+    wants them, `(b, d, l)`, so that no copy is timed.
     """
 
     prepare: Callable[[], Callable[..., Any]]
@@ -45,7 +45,7 @@ CONTENDERS: dict[str, Contender] = {
     "kinn on the GPU": Contender(_ours("triton"), devices=("cuda",), ours=True),
     "kinn, plain loop": Contender(_ours("reference")),
     "stored loop (as mamba-ssm's reference)": Contender(peers.stored_loop, longest=2048),
-    "transformers, without kernels": Contender(peers.transformers, longest=2048, steps_last=True),
+    "transformers, without kernels": Contender(peers.transformers, longest=2048),
     "mambapy": Contender(peers.mambapy),
     "associative_scan, compiled": Contender(peers.associative),
     "mamba-ssm": Contender(peers.mamba_ssm, devices=("cuda",), steps_last=True),

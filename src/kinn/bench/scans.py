@@ -146,7 +146,7 @@ def _error(name: str, function: Callable[..., Any], shape: Shape | CascadeShape,
 
 
 def _arguments(name: str, shape: Shape | CascadeShape, device: torch.device) -> dict[str, Tensor]:
-    """Those at a shape, in memory as the contender's own model has them."""
+    """Those at a shape, in memory as the contender wants them."""
     tensors = draw(shape, device)
     if not CONTENDERS[name].steps_last:
         return tensors

@@ -62,6 +62,8 @@ def from_trajectories(
         >>> from_trajectories(np.ones((5, 32, 32, 20)), channel_axis=None, time_axis=-1)
         TrajectoryDataset(5 trajectories, 20 frames, 1 channels, grid (32, 32))
     """
+    if time_axis is None:
+        raise TypeError("time_axis must be an integer, but is None: trajectories have frames")
     return TrajectoryDataset(_samples(u, Axes(channel_axis, time_axis), what="trajectories"), time=time)
 
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kinn.nn.regridding import Points
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
@@ -78,7 +78,7 @@ class File:
         note: what a reader of the tables must know of these data.
 
     Raises:
-        ValueError: if there is a resolution without points.
+        ValueError: if there is a resolution without points, or a value makes no sense.
     """
 
     path: str | Path
@@ -88,22 +88,22 @@ class File:
     points: Points | None = None
     note: str = ""
 
+    def __post_init__(self) -> None:
+        where = f"File({str(self.path)!r})"
+        for name in ("samples", "resolution"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{where}: {name} must be at least 1, but is {value}")
+        if self.points not in (None, *get_args(Points)):
+            raise ValueError(f"{where}: points must be one of {', '.join(get_args(Points))}, but are {self.points!r}")
+        if self.resolution is not None and self.points is None:
+            raise ValueError(f"{where} has a resolution, and must tell its points: {', '.join(get_args(Points))}")
+
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the records say of it beside the file's name and size."""
-        told = {"resolution": self.resolution, "split_seed": self.split_seed}
+        """What determines the data beside the file itself."""
+        told = {name: getattr(self, name) for name in ("samples", "split_seed", "resolution", "points")}
         return {name: value for name, value in told.items() if value is not None}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Of how the data were made it knows nothing."""
-        return {}
-
-    def __post_init__(self) -> None:
-        if self.resolution is not None and self.points is None:
-            raise ValueError(
-                f"File({str(self.path)!r}) has a resolution, and must tell its points: periodic, centres or nodes"
-            )
 
 
 def spacing(resolution: int, points: Points) -> float:
@@ -164,7 +164,7 @@ class Experiment:
         input_noise: standard deviation of the noise on training windows, in normalised units, for trajectories.
         field_steps: rollout steps whose fields are kept for pictures; 1 is the first, -1 the last.
         tests: further test sets, such as one out of distribution, under the names of their metrics: files if the source
-            is one, all of whose samples are taken unless they say otherwise.
+            is one, on its grid, all of whose samples are taken unless they say otherwise.
         resolutions: grids on which the trained models are evaluated, too; that of the training is best among them.
         transfer_samples: how many samples that takes, of a seed of their own; of a public file it takes the test part.
         notes: what a reader of the table must know.
@@ -203,15 +203,13 @@ class Experiment:
             unroll=unroll,
         )
 
-    def transfer_sources(self) -> dict[int, Source]:
-        """Samples that no training saw by resolution, the same functions at each; none where a file is the source."""
-        source = self.source
+    def transfer_sources(self) -> list[Source]:
+        """Samples that no training saw, the same functions at each resolution; none where a file is the source."""
+        source, samples = self.source, self.transfer_samples
         if isinstance(source, File):
-            return {}
+            return []
         seed = source.parameters["seed"] + 1
-        return {
-            resolution: source.but(
-                f"{source.name}-at-{resolution}", resolution=resolution, samples=self.transfer_samples, seed=seed
-            )
+        return [
+            source.but(f"{source.name}-at-{resolution}", resolution=resolution, samples=samples, seed=seed)
             for resolution in self.resolutions
-        }
+        ]

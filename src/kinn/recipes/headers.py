@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kinn.recipes.experiment import Experiment, File, Variant
+from kinn.recipes.experiment import Experiment, File, Source, Variant
 from kinn.recipes.loading import file_identity
 from kinn.records import command_line
 
@@ -41,8 +41,11 @@ def identity_of(experiment: Experiment, variant: Variant, seed: int, files: Sequ
         "input_noise": experiment.input_noise,
     }
     data = experiment.source.parameters
+    tests = {name: source.parameters for name, source in experiment.tests.items()}
     if files:
-        data = {"files": [file_identity(Path(file.path)) for file in files], **files[0].parameters}
+        data = {"files": [file_identity(Path(file.path)) for file in files], **data, "parts": list(experiment.sizes)}
+        if isinstance(experiment.source, Source):  # of a public file that tells all but the grid
+            data, tests = {"files": data["files"], "resolution": files[0].resolution}, {}
     config = {
         "loss": experiment.loss,
         "normalize": experiment.normalize,
@@ -57,7 +60,7 @@ def identity_of(experiment: Experiment, variant: Variant, seed: int, files: Sequ
         "arguments": variant.arguments,
         "seed": seed,
         "data": {**data, **experiment.sizes},
-        "tests": {} if files else {name: source.parameters for name, source in experiment.tests.items()},
+        "tests": tests,
         "resolutions": experiment.resolutions,
         **({"config": config} if variant.solve is None else {}),  # what is not trained tells its own with its result
     }

@@ -14,6 +14,7 @@ from kinn.data.datasets import resident
 from kinn.progress import ProgressBar
 from kinn.recipes.experiment import Experiment, File, Source
 from kinn.recipes.grids import Data, on_grid, why_not
+from kinn.recipes.pinn import posed_by
 
 _BLOCK = 2**16
 _COARSEST = 32  # points a side to evaluate on
@@ -35,6 +36,9 @@ def files_of(experiment: Experiment, public: Sequence[str | Path] = ()) -> list[
         raise ValueError(
             f"experiment {experiment.name!r} mixes files and generated data: its tests must be of one kind"
         )
+    for name, file in zip(experiment.tests, files[1:]):
+        if replace(file, samples=None) != File(file.path):
+            raise ValueError(f"the File of the test {name!r} takes a path and samples alone: all else is the source's")
     if public:
         files = _in_place_of(sources, public, experiment)
     if files:
@@ -73,10 +77,10 @@ def load_parts(
     if files:
         data = [_at_resolution(_read(file, experiment), file, experiment) for file in files]
         for file, test in zip(files[1:], data[1:]):
-            if _channels(test) != _channels(data[0]):
+            if (_channels(test), len(test.grid)) != (_channels(data[0]), len(data[0].grid)):
                 raise ValueError(
-                    f"{file.path} holds fields of {_told(test)} channels, but {files[0].path}, to train on, of "
-                    f"{_told(data[0])}"
+                    f"{file.path} holds fields of {_told(test)} channels on {len(test.grid)} axes, but "
+                    f"{files[0].path}, to train on, of {_told(data[0])} on {len(data[0].grid)}"
                 )
     else:
         sources = [source for source in (experiment.source, *experiment.tests.values()) if isinstance(source, Source)]
@@ -88,8 +92,8 @@ def load_parts(
 
 def load_transfer(
     experiment: Experiment, folder: Path, files: Sequence[File], *, progress: bool, device: str = "cpu"
-) -> tuple[dict[int, Data], str]:
-    """Samples to evaluate trained models on by resolution, and why a file gives none.
+) -> tuple[list[Data], str]:
+    """Samples to evaluate trained models on at each resolution, and why a file gives none.
 
     Generated ones are of a seed of their own; a file gives its test part, on the training's grid and on others: the
     experiment's resolutions and the file's own, as far as the file can give them; where it gives none, half the
@@ -97,15 +101,12 @@ def load_transfer(
     """
     if not files:
         sources = experiment.transfer_sources()
-        found = {
-            resolution: generated(source, folder, progress=progress, device=device)
-            for resolution, source in sources.items()
-        }
-        return {resolution: resident(open_dataset(path)) for resolution, path in found.items()}, ""
+        paths = [generated(source, folder, progress=progress, device=device) for source in sources]
+        return [resident(open_dataset(path)) for path in paths], ""
     file = files[0]
     trained, points = file.resolution, file.points
     if not experiment.resolutions or trained is None or points is None:
-        return {}, ""
+        return [], ""
     half = trained // 2
     test = split(_read(file, experiment), experiment.sizes, seed=file.split_seed)["test"]
     wanted = {*experiment.resolutions, trained, test.grid[0]}
@@ -116,9 +117,9 @@ def load_transfer(
             reason = f"fewer than {_COARSEST} would be too coarse"
         if reason:
             grid = " x ".join(map(str, test.grid))
-            return {}, f"Not evaluated at other resolutions: {Path(file.path).name} has {grid} points, and {reason}."
+            return [], f"Not evaluated at other resolutions: {Path(file.path).name} has {grid} points, and {reason}."
         able = [half, trained]
-    return {resolution: resident(on_grid(test, resolution, points)) for resolution in able}, ""
+    return [resident(on_grid(test, resolution, points)) for resolution in able], ""
 
 
 def generated(source: Source, folder: Path, *, progress: bool, device: str = "cpu") -> Path:
@@ -170,14 +171,18 @@ def _in_place_of(sources: Sequence[Source | File], public: Sequence[str | Path],
 def _read(file: File, experiment: Experiment) -> Any:
     """The samples of a file, if they are of the kind that the experiment is about."""
     path, dataset, name = file.path, open_dataset(file.path), experiment.name
-    if isinstance(experiment.source, Source):
-        _expect_equation(path, dataset, experiment.source.equation, name)
+    ours = experiment.source if isinstance(experiment.source, Source) else None
+    equation = dataset.metadata.get("equation")
+    if ours and equation not in (None, ours.equation):
+        raise ValueError(f"{path} holds data of {equation!r}, but experiment {name!r} is about {ours.equation!r}")
     flows, about = isinstance(dataset, TrajectoryDataset), experiment.rollout
     if flows != (about is not None):
         came, needed = ("trajectories", "pairs of fields") if flows else ("pairs of fields", "trajectories")
         raise ValueError(f"{path} holds {came}, but experiment {name!r} needs {needed}")
-    if isinstance(experiment.source, Source):
-        _expect_planes(path, dataset, name)
+    if ours and len(dataset.grid) != 2:
+        raise ValueError(f"{path} has the grid {dataset.grid}, but experiment {name!r} needs two axes")
+    if ours and {*_channels(dataset)} != {1}:
+        raise ValueError(f"{path} holds fields of {_told(dataset)} channels, but experiment {name!r} needs one")
     if isinstance(dataset, TrajectoryDataset) and about is not None:
         unrolled = [experiment.tuned_to(variant).unroll for variant in experiment.variants]
         least = about.n_history + max([*unrolled, *map(abs, experiment.field_steps)])
@@ -185,24 +190,13 @@ def _read(file: File, experiment: Experiment) -> Any:
             raise ValueError(f"{path} has {dataset.n_frames} frames, but {name!r} needs at least {least}")
         if dataset.time is None and any(variant.solve for variant in experiment.variants):
             raise ValueError(f"{path} does not tell the times of its frames, which {name!r} needs")
+        if any(variant.model == "PINN" for variant in experiment.variants):
+            posed_by(dataset)  # refused now, not after others were trained
     if file.samples is None:
         return dataset
     if file.samples > len(dataset):
         raise ValueError(f"{path} holds {len(dataset)} samples, but {_who(experiment)} takes {file.samples}")
     return dataset.subset(slice(file.samples))
-
-
-def _expect_equation(path: str | Path, dataset: Data, wanted: str, name: str) -> None:
-    equation = dataset.metadata.get("equation")
-    if equation not in (None, wanted):
-        raise ValueError(f"{path} holds data of {equation!r}, but experiment {name!r} is about {wanted!r}")
-
-
-def _expect_planes(path: str | Path, dataset: Data, name: str) -> None:
-    if len(dataset.grid) != 2:
-        raise ValueError(f"{path} has the grid {dataset.grid}, but experiment {name!r} needs two axes")
-    if {*_channels(dataset)} != {1}:
-        raise ValueError(f"{path} holds fields of {_told(dataset)} channels, but experiment {name!r} needs one")
 
 
 def _channels(dataset: Data) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from kinn.data import TrajectoryDataset
+from kinn.data.layouts.fitting import domain_of, number
 from kinn.files import atomic_file
 from kinn.metrics import FieldErrors
 from kinn.recipes.experiment import Experiment
@@ -153,7 +154,7 @@ def pinn_result(
     """
     assert experiment.rollout is not None
     history, errors, seconds, parameters, fields = experiment.rollout.n_history, FieldErrors(time_axis=1), 0.0, 0, []
-    settings, flows, memory = _posed_by(test, iterations), min(flows, len(test)), {}
+    settings, flows, memory = posed_by(test, iterations), min(flows, len(test)), {}
     spectra = Spectra(experiment.field_steps)
     for index in range(flows):
         truth = test[index]
@@ -182,13 +183,18 @@ def pinn_result(
     }
 
 
-def _posed_by(flows: TrajectoryDataset, iterations: int) -> PINNSettings:
-    """The equations' constants as the data state them, PDEBench's where they do not, as its files don't."""
+def posed_by(flows: TrajectoryDataset, iterations: int = 0) -> PINNSettings:
+    """The equations' constants as the data state them, PDEBench's where they do not, as its files don't.
+
+    Raises:
+        ValueError: if the data state no numbers, or a domain that is not centred.
+    """
     settings = PINNSettings(iterations)
-    low, high = flows.metadata.get("domain", (-settings.half_width, settings.half_width))
+    low, high = domain_of(flows.metadata, (-settings.half_width, settings.half_width))
     if not low == -high < 0:
         raise ValueError(f"the PINN needs a square domain about the origin, but the data state [{low:g}, {high:g}]")
-    return replace(settings, half_width=high, gravity=float(flows.metadata.get("gravity", settings.gravity)))
+    gravity = number(flows.metadata.get("gravity", settings.gravity), "gravity in the metadata")
+    return replace(settings, half_width=high, gravity=gravity)
 
 
 def _identity(truth: Tensor, times: list[float] | None, settings: PINNSettings, seed: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from kinn.data import TrajectoryDataset
 from kinn.metrics import METRICS
 from kinn.nn.regridding import Points
-from kinn.recipes.experiment import Experiment, Variant, spacing
+from kinn.recipes.experiment import Experiment, File, Variant, spacing
 from kinn.recipes.grids import Data
 from kinn.recipes.headers import command_of, file_stem, identity_of, is_done, labels_of
 from kinn.recipes.loading import files_of, load_parts, load_transfer
@@ -20,7 +20,10 @@ from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, buil
 from kinn.train.settings import chosen_device, expect_devices
 
 # of the equations and their data, where files differ in them
-_CONSTANTS = ("beta", "high", "low", "viscosity", "gravity", "inner_height", "outer_height", "max_mode", "smoothness")
+_CONSTANTS = (
+    *("beta", "high", "low", "bumps", "viscosity", "alpha", "tau"),
+    *("gravity", "inner_height", "outer_height", "max_mode", "smoothness"),
+)
 
 
 def run_experiment(
@@ -131,20 +134,26 @@ def as_told_by(data: Data, experiment: Experiment) -> Experiment:
     """The experiment with the title that its data give it; without the paper's figures if their constants differ."""
     told, rollout = data.metadata, experiment.rollout
     steps = data.n_frames - rollout.n_history if rollout and isinstance(data, TrajectoryDataset) else 0
-    viscosity = f", viscosity {told['viscosity']:g}" if "viscosity" in told else ""
+    viscosity = f", viscosity {told['viscosity']:g}" if _is_number(told.get("viscosity")) else ""
     title = experiment.title.replace("{steps}", str(steps)).replace("{viscosity}", viscosity)  # braces may be LaTeX's
     experiment = replace(experiment, title=title)
+    shown = any(variant.paper or variant.paper_ratio for variant in experiment.variants)
+    if not shown or isinstance(experiment.source, File):
+        return experiment
     stated, ours = experiment.source.parameters, experiment.source.settings
-    theirs = [name for name in _CONSTANTS if name in ours]
-    other = [f"{name} = {told[name]:g}" for name in theirs if name in told and told[name] != ours[name]]
+    theirs = [name for name in _CONSTANTS if _is_number(ours.get(name))]
+    other = [f"{name} = {told[name]:g}" for name in theirs if _is_number(told.get(name)) and told[name] != ours[name]]
     if not other:
-        shown = any(variant.paper or variant.paper_ratio for variant in experiment.variants)
         unsaid = [f"{name} = {ours[name]:g}" for name in ("beta", "viscosity") if name in stated and name not in told]
         note = f"The paper's figures are for {', '.join(unsaid)}, which these data do not state."
-        return replace(experiment, notes=(*experiment.notes, note)) if shown and unsaid else experiment
+        return replace(experiment, notes=(*experiment.notes, note)) if unsaid else experiment
     note = f"The paper's figures are for other data than these, which have {', '.join(other)}: they are not shown."
     variants = tuple(replace(variant, paper=None, paper_ratio=None) for variant in experiment.variants)
     return replace(experiment, variants=variants, notes=(*experiment.notes, note))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def train_variant(
@@ -190,7 +199,7 @@ def _train(
     variant: Variant,
     settings: TrainSettings,
     parts: dict[str, Data],
-    transfer: dict[int, Data],
+    transfer: list[Data],
     folder: Path,
     progress: bool,
 ) -> dict[str, Any]:
@@ -206,9 +215,7 @@ def _train(
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "metrics": {"test": found.metrics, **others},
         "channels": found.channels,
-        "transfer": [
-            _transfer(task, data, parts["train"].grid[0], experiment.source.points) for data in transfer.values()
-        ],
+        "transfer": [_transfer(task, data, parts["train"].grid[0], experiment.source.points) for data in transfer],
         "curves": curves,
         "best_epoch": fitted.best_epoch,
         "time": {

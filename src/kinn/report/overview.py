@@ -89,6 +89,8 @@ def overview_table(overview: Overview) -> Table:
 
 def _tally(overview: Overview) -> list[str]:
     """In how many experiments ours was better, and by how much in each."""
+    if not overview.experiments[0].ranks:
+        return [RANKS_NOTHING]
     metric = overview.metric
     won, details = 0, []
     for experiment in overview.experiments:
@@ -106,8 +108,7 @@ def _tally(overview: Overview) -> list[str]:
         within = "" if decided else ", within the spread over seeds"
         details.append(f"{experiment.label}: {ours.name} is {apart} {baseline.name}{within}")
     count = len(overview.experiments)
-    notes = [f"By {metric_name(metric)} ours was better in {won} of {count}. {'; '.join(details)}."]
-    return notes if overview.experiments[0].ranks else [*notes, RANKS_NOTHING]
+    return [f"By {metric_name(metric)} ours was better in {won} of {count}. {'; '.join(details)}."]
 
 
 def transfer_table(experiment: Experiment) -> Table | None:

@@ -205,7 +205,7 @@ def expect_kind(dataset: Any, kind: type[_Kind]) -> _Kind:
 
 def _channel_names(dataset: Any, count: int) -> list[str]:
     names = dataset.metadata.get("channels")
-    fits = isinstance(names, list) and len(set(map(str, names))) == count
+    fits = isinstance(names, (list, tuple)) and len(names) == len(set(map(str, names))) == count
     return list(map(str, names if fits else range(count)))
 
 

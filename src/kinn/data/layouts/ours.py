@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 _AXES = {"input": "(N, C, *grid)", "output": "(N, C, *grid)", "trajectory": "(N, T, C, *grid)"}
 _WAYS = {OPERATOR_FORMAT: "from_arrays", TRAJECTORY_FORMAT: "from_trajectories"}
 _MANY = 8  # channels, if as many as grid points: rather an axis of the grid
+_FIRST = {OPERATOR_FORMAT: 1, TRAJECTORY_FORMAT: 2}  # the axis of channels
 ARRAYS = {OPERATOR_FORMAT: ("input", "output"), TRAJECTORY_FORMAT: ("trajectory",)}
 
 
@@ -75,13 +76,14 @@ def open_plain(
     stored: list[Any] = [file[name] for name in ARRAYS[kind]]
     samples = [Samples(ArrayFileStore(path, array.name, axes=axes_in_file(array))) for array in stored]
     for name, found in zip(ARRAYS[kind], samples):
-        fields = found.shape[(1 if kind == OPERATOR_FORMAT else 2) :]
-        if "format" not in file.attrs and (axis := _channel_axis(fields)) != 0:
-            where = "Where there is no axis of channels" if axis is None else "Where channels come last"
+        if "format" not in file.attrs and (seems := _seems(found.shape, kind)):
+            channels, *grid = found.shape[_FIRST[kind] :]
+            said, way = seems
             raise ValueError(
-                f"{name} in {path} has the shape {found.shape}: as {_AXES[name]} that is {fields[0]} channels on a "
-                f"grid of {' x '.join(map(str, fields[1:]))}. {where}, {_WAYS[kind]}(..., channel_axis={axis}) takes "
-                "the array, and export_dataset(..., layout='kinn') makes a file of it"
+                f"{name} in {path} has the shape {found.shape}: as {_AXES[name]} that is {channels} channels on a grid "
+                f"of {' x '.join(map(str, grid))}. Where {said}, {_WAYS[kind]}(..., {way}) takes the array (where it "
+                f"is right as it is, channel_axis={_FIRST[kind]}), and export_dataset(..., layout='kinn') makes a file "
+                "of it"
             )
     if kind == OPERATOR_FORMAT:
         return OperatorDataset(*samples, metadata=metadata)
@@ -89,18 +91,23 @@ def open_plain(
     return TrajectoryDataset(*samples, time=time, metadata=metadata)
 
 
-def _channel_axis(fields: Sequence[int]) -> int | None:
-    """Where the channels of a field seem to lie: first (0), last (-1), or nowhere (None).
+def _seems(shape: Sequence[int], kind: str) -> tuple[str, str] | None:
+    """What is said of an array whose axes seem to be others than they should, and the way to take it; None if nothing.
 
     No grid is so much narrower than long, no field of so many channels, or of as many as its grid is long.
     """
+    fields = shape[_FIRST[kind] :]
     if len(fields) < 2:
-        return 0
-    square = fields[0] == fields[1] >= _MANY
-    if len(fields) == 2:
-        return None if square else 0
-    narrow = fields[-1] == 1 or (fields[-1] <= 4 and 4 * fields[-1] <= min(fields[:-1]))
-    return -1 if narrow or (square and fields[-1] != fields[0]) else 0
+        return None
+    alike = fields[0] == fields[1] >= _MANY
+    if alike and len({*fields}) == 1 and len(fields) <= 3:
+        return "there is no axis of channels", "channel_axis=None"
+    if kind == TRAJECTORY_FORMAT and len(fields) == 2 and shape[1] == fields[0] >= _MANY:
+        return "frames come last and there is no axis of channels", "channel_axis=None, time_axis=-1"
+    narrow = len(fields) > 2 and fields[-1] <= 4 and 4 * fields[-1] <= min(fields[:-1])
+    if narrow or (len(fields) > 2 and fields[-1] == 1) or (alike and len(fields) == 3):
+        return "channels come last", "channel_axis=-1"
+    return None
 
 
 def write_ours(part: Path, dataset: OperatorDataset | TrajectoryDataset, tick: Callable[[int], None]) -> None:

@@ -18,7 +18,7 @@ from kinn.ops.triton._cascade_cells import LARGEST_DRIVE, form, held, return_cel
 from kinn.ops.triton._cascade_parts import chunks_before, route_of
 from kinn.ops.triton._parts import row_of
 
-# no grid, batch or set of routes asks for kernels of its own
+# numbers that only say where a program begins and ends ask for no kernels of their own
 GRIDS = ["codes", "g0", "g1", "g2", "batch", "stride"]
 
 

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from kinn.ops.triton._parts import advance, between, expm1_and_slope, expm1_of_log2, load_at, rates_of, row_of
 
-# no grid or batch asks for kernels of its own: these numbers only say where a program begins and ends
+# numbers that only say where a program begins and ends ask for no kernels of their own
 GRIDS = ["steps", "length", "lines", "segments", "chunks", "run"]
 
 

@@ -134,7 +134,8 @@ def test_spectra_of_the_test_set_are_drawn_where_each_variant_has_them(records):
             for step, size in ((1, 0.1), (40, 0.4))
         ]
     picture = pictures(runs)["spectrum"]
-    assert "over 32 test samples (FKNO: 1)" in picture.caption
+    assert "over 32 test samples (FKNO: 1), of the last step." in picture.caption
+    assert "last step" not in pictures(records[:2])["spectrum"].caption
     drawn = [line.get_ydata().tolist() for line in data_lines(picture.draw(LIGHT).axes[0])]
     assert drawn == [[4.0, 2.0, 1.0], [0.4, 0.2, 0.1], [0.4, 0.2, 0.1]]  # of the last step
     del runs[1]["spectra"]

@@ -93,6 +93,7 @@ def test_few_steps_stand_beside_their_errors_and_the_last_input(tables):
         assert right.y0 == pytest.approx(left.y0)
     assert apart(panels(figure))
     assert "at the right" in field_pictures(rollout)[0].caption
+    assert "“Last input” is the newest frame" in field_pictures(rollout)[0].caption
 
 
 def test_many_variants_take_several_bands_on_one_scale(tables):
@@ -108,20 +109,22 @@ def test_many_variants_take_several_bands_on_one_scale(tables):
     assert min(box.width for box in panels(figure)) * figure.get_size_inches()[0] > 1  # inches: wide enough to read
 
 
-def test_panels_lie_within_the_figure_and_keep_the_shape_of_the_grid(records):
+@pytest.mark.parametrize(("width", "aspect"), [(16, 0.5), (4, 0.25), (1, 0.25)])
+def test_panels_lie_within_the_figure_and_keep_the_shape_of_the_grid(records, width, aspect):
+    """But for long fields and lines, which would be threads."""
     for record in records[:2]:
         for sample in record["fields"]:
             for name in ("input", "truth", "prediction"):
-                sample[name] = [row[:16] for row in sample[name]]
+                sample[name] = [row[:width] for row in sample[name]]
     (poisson,) = load_records(records[:2])
     figure = draw_sample(samples(poisson)["test sample 0"][None], LIGHT)
-    width, height = figure.get_size_inches()
+    wide, high = figure.get_size_inches()
     for axes in figure.axes:
         box = axes.get_position()
         assert 0 <= box.x0 < box.x1 <= 1
         assert 0 <= box.y0 < box.y1 <= 1
         if axes.images:
-            assert box.height * height / (box.width * width) == pytest.approx(0.5)
+            assert box.height * high / (box.width * wide) == pytest.approx(aspect)
 
 
 def test_a_field_of_one_sign_has_no_diverging_map(records):

@@ -76,4 +76,6 @@ def folder(tmp_path_factory):
     assert main(["train", "--data", f"{folder}/p.h5", *small, "--output", f"{folder}/run"]) == 0
     with h5py.File(folder / "flat.h5", "w") as file:  # its author forgot the axis of the one channel
         file["input"] = file["output"] = torch.zeros(3, 8, 8).numpy()
+    with h5py.File(folder / "line.h5", "w") as file:
+        file["input"] = file["output"] = torch.zeros(3, 1, 8).numpy()
     return folder

@@ -216,7 +216,11 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
             ["train", "--config", "{0}/run/config.yaml", "--output", "{0}/run", "--lr", "0.1"],
             "its lr is 0.001,",
         ),
-        (["train", "--data", "{0}/flat.h5", "--output", "x"], "flat.h5 holds OperatorDataset(3 pairs, 8 -> 8 channels"),
+        (
+            ["train", "--data", "{0}/flat.h5", "--output", "x"],
+            "no axis of channels, from_arrays(..., channel_axis=None)",
+        ),
+        (["train", "--data", "{0}/line.h5", "--output", "x"], "line.h5 holds OperatorDataset(3 pairs, 1 -> 1 channels"),
         (["evaluate", "{0}/p.h5", "{0}/p.h5"], "is not a kinn model"),
         (["evaluate", "{0}/run/last.ckpt", "{0}/p.h5"], "its best model is {0}/run/model.safetensors"),
         ([*EVALUATE, "--output", "{0}/test.h5"], "--output {0}/test.h5 is DATA itself"),

@@ -133,10 +133,11 @@ def test_no_sample_of_an_evaluation_was_trained_or_selected_on(tmp_path):
     experiment = replace(POISSON, source=source, sizes={"test": 3, "validation": 2, "train": 8})
     transfer, _ = transfer_of(experiment, path)
     file, parts = open_dataset(path), parts_of(experiment, path)
-    assert list(transfer) == [32, 64]
-    assert torch.equal(transfer[64].batch(range(3))[0], file.batch(range(3))[0])
+    coarse, fine = transfer
+    assert (coarse.grid, fine.grid) == ((32, 32), (64, 64))
+    assert torch.equal(fine.batch(range(3))[0], file.batch(range(3))[0])
     means = file.batch(range(3))[0].unflatten(-1, (32, 2)).unflatten(-3, (32, 2)).mean((-3, -1))
-    assert torch.equal(transfer[32].batch(range(3))[0], means)
+    assert torch.equal(coarse.batch(range(3))[0], means)
     for part, size in (("train", 8), ("validation", 2)):
         used = parts[part].batch(range(size))[0]
         assert not (used[:, None] == means[None]).flatten(2).all(2).any()

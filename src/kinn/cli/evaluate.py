@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from kinn.cli.parser import Commands, Parser
 
 if TYPE_CHECKING:
-    from kinn.train import TrainedModel
+    from kinn.train import Evaluation, TrainedModel
 
 _SEEN = "these samples took part in the training: the errors say nothing of others"
 

@@ -24,6 +24,7 @@ FIRST = (
     "docs/vision.md",
     "tests/models/test_timm_suite.py",
     "tests/ops/test_triton_cascade.py",
+    "tests/recipes/test_named.py",
     "tests/recipes/test_recipes.py",
     "tests/models/test_models.py",
     "tests/train/test_images.py",

@@ -14,7 +14,8 @@ from torch import nn
 from kinn.data import export_dataset, generate_poisson, open_dataset, split
 from kinn.models import register_model, registry
 from kinn.recipes import Experiment, File, Source, Variant, run_experiment
-from kinn.recipes.loading import files_of, load_parts
+from kinn.recipes.files import files_of
+from kinn.recipes.loading import load_parts
 from kinn.report import load_records, write_report
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
 

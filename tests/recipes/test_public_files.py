@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kinn.data import export_dataset, generate_darcy, generate_navier_stokes, generate_poisson, open_dataset
-from kinn.recipes import loading, runner
+from kinn.recipes import files, loading, runner
 from kinn.recipes.experiment import Experiment, Source, Variant
 from kinn.report import load_records
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
@@ -69,11 +69,11 @@ def run(experiment, output, data):
 
 
 def parts_of(experiment, *public):
-    return loading.load_parts(experiment, None, loading.files_of(experiment, public), progress=False)
+    return loading.load_parts(experiment, None, files.files_of(experiment, public), progress=False)
 
 
 def transfer_of(experiment, path):
-    return loading.load_transfer(experiment, None, loading.files_of(experiment, [path]), progress=False)
+    return loading.load_transfer(experiment, None, files.files_of(experiment, [path]), progress=False)
 
 
 def at(experiment, resolution):
@@ -209,11 +209,11 @@ def test_as_many_samples_of_a_further_test_as_its_publisher_takes(tmp_path, cno)
         (["in"], {}, r"reads 2 files \(the data, beyond\), but 1 were given"),
         (["in", "in"], {}, r"in\.h5, given for the test 'beyond', holds the training's samples: it is the same file"),
         (["in", "out"], {"sizes": {**SIZES, "test": 4}}, "sizes .* need 14 samples"),
-        (["out", "in"], {}, r"out\.h5 holds 12 samples, but this budget takes 13"),
+        (["out", "in"], {}, r"out\.h5 holds 12 samples, but this budget takes 13; choose another"),
         (
             ["in", "out"],
             {"source": POISSON.source.but("x", resolution=24)},
-            r"grid \(16, 16\), but this budget takes 24 points a side: 24 are more than there are",
+            r"grid \(16, 16\), but this budget takes 24 points a side: 24 are more than there are; choose another",
         ),
     ],
 )

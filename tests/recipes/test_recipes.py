@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import lightning
@@ -15,7 +14,6 @@ import torch
 from kinn import recipes
 from kinn.data import export_dataset, generate_navier_stokes, generate_poisson, open_dataset
 from kinn.data.stores import ArrayFileStore
-from kinn.models import model_names
 from kinn.recipes import headers, loading, runner
 from kinn.recipes.experiment import Experiment, Source, Variant
 from kinn.report import load_records
@@ -201,53 +199,6 @@ def test_words_may_change_without_running_again(flow_run, monkeypatch):
     assert run(replace(FLOW, title="The same flow", notes=("in other words",)), folder) == before
 
 
-def test_unknown_recipe_budget_and_no_seed(tmp_path):
-    with pytest.raises(ValueError, match="unknown recipe 'drcy'; known recipes: demo"):
-        recipes.run("drcy", output=tmp_path)
-    with pytest.raises(ValueError, match="recipe 'demo' has no budget 'huge'; it has: demo"):
-        recipes.run("demo", budget="huge", output=tmp_path)
-    with pytest.raises(ValueError, match="at least one seed"):
-        recipes.run("demo", seeds=(), output=tmp_path)
-    with pytest.raises(ValueError, match="recipe 'ns-routes' has no variant 'FKNO'; it has: FNO, U-Net, FKNO-1"):
-        recipes.run("ns-routes", variants=["FKNO"], output=tmp_path)
-
-
-EVERY = [(name, budget) for name in recipes.names() for budget in recipes.budgets(name)]
-
-
-@pytest.mark.parametrize(("name", "budget"), EVERY)
-def test_every_recipe_and_budget_fits_together(name, budget):
-    for experiment in recipes.experiments(name, budget):
-        parameters = experiment.source.parameters
-        assert sum(experiment.sizes.values()) == parameters["samples"]
-        assert {"train", "validation", "test"} == set(experiment.sizes)
-        assert {variant.model for variant in experiment.variants if not variant.solve} <= set(model_names())
-        assert len({variant.name for variant in experiment.variants}) == len(experiment.variants)
-        if name != "ukno-layouts":
-            assert {variant.role for variant in experiment.variants} == {"ours", "baseline"}
-        if name not in ("demo", "ukno-layouts"):  # a table: on other grids, too, beside FNO and U-Net
-            assert parameters["resolution"] in experiment.resolutions
-            assert len(experiment.resolutions) > 1
-            assert {"FNO", "U-Net"} < {variant.name for variant in experiment.variants}
-        if experiment.rollout and experiment.resolutions:  # one solution at all resolutions
-            assert all(parameters["solver_resolution"] % points == 0 for points in experiment.resolutions)
-        for source in experiment.tests.values():
-            seeds = (source.parameters["seed"], source.parameters["max_mode"])
-            assert seeds != (parameters["seed"], parameters["max_mode"])
-
-
-@pytest.mark.parametrize("name", recipes.names())
-def test_committed_records_are_what_the_recipe_would_make(name):
-    """Whoever runs it over them trains nothing again; when a recipe or a default changes this tells."""
-    paths = sorted(Path("results").glob(f"{name}/*/*.json"))
-    for path in paths:
-        record = json.loads(path.read_text())
-        [experiment] = [e for e in recipes.experiments(name, record["budget"]) if e.name == path.parent.name]
-        [variant] = [v for v in experiment.variants if v.name == record["variant"]]
-        assert headers.is_done(path, headers.identity_of(experiment, variant, record["seed"]))
-    assert len(paths) >= 4
-
-
 def test_transfer_evaluates_the_same_functions_on_other_grids_with_the_spacing_between_their_points(tmp_path):
     experiment = replace(POISSON, resolutions=(16, 32), transfer_samples=3, variants=POISSON.variants[1:])
     record = json.loads(run(experiment, tmp_path)[0].read_text())
@@ -290,17 +241,6 @@ def test_experiments_of_the_same_data_share_the_file(tmp_path):
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["tiny-flow.h5"]
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.names() if name not in ("demo", "ukno-layouts")])
-def test_the_demo_of_every_table_runs(tmp_path, name):
-    paths = recipes.run(name, budget="demo", output=tmp_path, device="cpu", progress=False)
-    for experiment in load_records(tmp_path / "records"):
-        for variant in experiment.variants:
-            score = variant.metric(experiment.primary_metric)
-            assert score is not None
-            assert score.finite
-    assert len(paths) == sum(len(experiment.variants) for experiment in recipes.experiments(name, "demo"))
-
-
 def test_a_contender_trains_at_its_own_learning_rate(flow_run, tmp_path):
     (path,) = run(replace(FLOW, variants=(replace(FLOW.variants[0], lr=1e-2),)), tmp_path)
     one, other = json.loads(flow_run[1][0].read_text()), json.loads(path.read_text())
@@ -316,13 +256,6 @@ def test_a_contender_unrolls_its_own_number_of_steps_in_as_many_fewer_epochs(tmp
         record = json.loads(path.read_text())
         assert record["config"]["rollout"]["unroll"] == unroll
         assert record["config"]["training"]["epochs"] == len(record["curves"]["epoch"]) == epochs
-
-
-def test_chosen_contenders_alone_are_run_wherever_they_occur(monkeypatch, tmp_path):
-    ran = []
-    monkeypatch.setattr(recipes, "run_experiment", lambda experiment, **_: ran.append(experiment) or [])
-    recipes.run("ns-rollout", variants=["FNO"], output=tmp_path)
-    assert [(e.name, [v.name for v in e.variants]) for e in ran] == [(f"unroll-{n}", ["FNO"]) for n in (3, 5, 10)]
 
 
 def test_a_record_does_not_depend_on_whether_steps_are_compiled():

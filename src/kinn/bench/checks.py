@@ -37,9 +37,8 @@ def difference(
     if any(g.shape != e.shape or not (g.isfinite().all() and e.isfinite().all()) for g, e in zip(got, exact)):
         raise ArithmeticError("wrong: a result or a gradient is not finite, or of another shape")
     scales = [e.abs().max().item() for e in exact]
-    least = [0.0, *[floor * max(scales[1:])] * (len(scales) - 1)]  # nothing is below the result's
-    gaps = [(g - e).abs().max().item() for g, e in zip(got, exact)]
-    return max(_ratio(gap, max(scale, low)) for gap, scale, low in zip(gaps, scales, least))
+    scales[1:] = [max(scale, floor * max(scales[1:])) for scale in scales[1:]]
+    return max(_ratio((g - e).abs().max().item(), scale) for g, e, scale in zip(got, exact, scales))
 
 
 def model_difference(model: nn.Module, x: Tensor) -> float:
@@ -52,14 +51,11 @@ def model_difference(model: nn.Module, x: Tensor) -> float:
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     definition = copy.deepcopy(model).double()
 
-    def call(network: nn.Module, x: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        return functional_call(network, weights, (x,))
-
     def exact(x: Tensor, **weights: Tensor) -> Tensor:
         with use_backend("reference"):
-            return call(definition, x, weights)
+            return functional_call(definition, weights, x)
 
-    return difference(lambda x, **weights: call(model, x, weights), {"x": x, **weights}, exact, floor=1e-3)
+    return difference(lambda x, **weights: functional_call(model, weights, x), {"x": x, **weights}, exact, floor=1e-3)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ class CascadeShape(NamedTuple):
         """The definition; of another backend the scans of the cells, since the fused cascade is what is judged."""
         if backend != "reference":
             return cell_by_cell
-        return lambda **tensors: cascade_scan(**tensors, routes=ROUTES, injection=injection, backend=backend)
+        return partial(cascade_scan, routes=ROUTES, injection=injection, backend="reference")
 
     def tensors(self, normal: Normal) -> dict[str, Tensor]:
         """Arguments from a function that draws normal ones."""
@@ -123,10 +124,8 @@ QUICK: dict[str, Shape | CascadeShape] = {
 }
 
 
-def draw(
-    shape: Shape | CascadeShape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> dict[str, Tensor]:
+def draw(shape: Shape | CascadeShape, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The arguments at a shape, always the same ones."""
     generator = torch.Generator().manual_seed(0)
     tensors = shape.tensors(lambda *sizes: torch.randn(sizes, generator=generator))
-    return {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -140,7 +140,7 @@ def _seed(extra: Mapping[str, Any]) -> int:
 def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Evaluation) -> dict[str, Any]:
     """What `kinn report` reads: the data file is the experiment, the model the contender."""
     from kinn.nn import KirchhoffCell
-    from kinn.recipes.loading import file_identity
+    from kinn.recipes.files import file_identity
     from kinn.records import command_line
 
     told, ours = trained.metadata, any(isinstance(module, KirchhoffCell) for module in trained.model.modules())

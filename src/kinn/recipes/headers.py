@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kinn.recipes.experiment import Experiment, File, Source, Variant
-from kinn.recipes.loading import file_identity
+from kinn.recipes.files import file_identity
 from kinn.records import command_line
 
 

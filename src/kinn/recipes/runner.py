@@ -12,9 +12,10 @@ from kinn.data import TrajectoryDataset
 from kinn.metrics import METRICS
 from kinn.nn.regridding import Points
 from kinn.recipes.experiment import Experiment, File, Variant, spacing
+from kinn.recipes.files import files_of
 from kinn.recipes.grids import Data
 from kinn.recipes.headers import command_of, file_stem, identity_of, is_done, labels_of
-from kinn.recipes.loading import files_of, load_parts, load_transfer
+from kinn.recipes.loading import load_parts, load_transfer
 from kinn.records import write_record
 from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, build_task, evaluate, fit
 from kinn.train.settings import chosen_device, expect_devices

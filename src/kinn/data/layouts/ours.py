@@ -76,9 +76,9 @@ def open_plain(
     stored: list[Any] = [file[name] for name in ARRAYS[kind]]
     samples = [Samples(ArrayFileStore(path, array.name, axes=axes_in_file(array))) for array in stored]
     for name, found in zip(ARRAYS[kind], samples):
-        if "format" not in file.attrs and (seems := _seems(found.shape, kind)):
+        if "format" not in file.attrs and (doubt := _doubt(found.shape, kind)):
             channels, *grid = found.shape[_FIRST[kind] :]
-            said, way = seems
+            said, way = doubt
             raise ValueError(
                 f"{name} in {path} has the shape {found.shape}: as {_AXES[name]} that is {channels} channels on a grid "
                 f"of {' x '.join(map(str, grid))}. Where {said}, {_WAYS[kind]}(..., {way}) takes the array (where it "
@@ -91,8 +91,8 @@ def open_plain(
     return TrajectoryDataset(*samples, time=time, metadata=metadata)
 
 
-def _seems(shape: Sequence[int], kind: str) -> tuple[str, str] | None:
-    """What is said of an array whose axes seem to be others than they should, and the way to take it; None if nothing.
+def _doubt(shape: Sequence[int], kind: str) -> tuple[str, str] | None:
+    """What axes an array seems to have instead of those it should, and how to take it then; None where it seems right.
 
     No grid is so much narrower than long, no field of so many channels, or of as many as its grid is long.
     """
@@ -100,14 +100,15 @@ def _seems(shape: Sequence[int], kind: str) -> tuple[str, str] | None:
     if len(fields) < 2:
         return None
     alike = fields[0] == fields[1] >= _MANY
-    if alike and len({*fields}) == 1 and len(fields) <= 3:
+    if alike and len(fields) <= 3 and fields[-1] == fields[0]:
         return "there is no axis of channels", "channel_axis=None"
-    if kind == TRAJECTORY_FORMAT and len(fields) == 2 and shape[1] == fields[0] >= _MANY:
-        return "frames come last and there is no axis of channels", "channel_axis=None, time_axis=-1"
-    narrow = len(fields) > 2 and fields[-1] <= 4 and 4 * fields[-1] <= min(fields[:-1])
-    if narrow or (len(fields) > 2 and fields[-1] == 1) or (alike and len(fields) == 3):
-        return "channels come last", "channel_axis=-1"
-    return None
+    if len(fields) == 2:
+        late = kind == TRAJECTORY_FORMAT and shape[1] == fields[0] >= _MANY
+        return (
+            ("frames come last and there is no axis of channels", "channel_axis=None, time_axis=-1") if late else None
+        )
+    narrow = fields[-1] == 1 or (fields[-1] <= 4 and 4 * fields[-1] <= min(fields[:-1]))
+    return ("channels come last", "channel_axis=-1") if narrow or (alike and len(fields) == 3) else None
 
 
 def write_ours(part: Path, dataset: OperatorDataset | TrajectoryDataset, tick: Callable[[int], None]) -> None:

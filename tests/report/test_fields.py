@@ -148,9 +148,10 @@ def test_gaps_are_drawn_and_named(records):
 
 
 def test_differing_truths_under_one_label_are_named(records):
-    plain = field_pictures(load_records(records[:2])[0])[0].caption
+    truth = records[1]["fields"][0]["truth"]
+    records[1]["fields"][0]["truth"] = [[value + 1e-5 for value in row] for row in truth]  # as machines round
+    assert "differ" not in field_pictures(load_records(records[:2])[0])[0].caption
     records[1]["fields"][0]["truth"][5][5] += 1.0
-    assert "differ" not in plain
     assert "truths kept under this label differ" in field_pictures(load_records(records[:2])[0])[0].caption
 
 

@@ -110,7 +110,8 @@ def _picture(experiment: Experiment, name: str, family: list[Variant], lines: Li
         axes.set_xticks(places, [f"{place:g}" for place in places])
         told = [value for values in figures.values() for value in values.values()]
         measured = [m for values in points.values() for m in values.values()]
-        limits_of_measures(axes, [*measured, *levels.values()], told)
+        # a far baseline is not to press the variants into one line
+        limits_of_measures(axes, [*measured, *levels.values()], told, beyond=2)
         for label, score in levels.items():
             axes.axhline(score.mean, **styles[label].line(), lw=1.1)
             if score.spread:

@@ -123,12 +123,14 @@ def draw_points(axes: Axes, points: Points, style: Series) -> None:
     axes.errorbar(x, means, bars, **style.line(), marker=style.marker, ms=4.5, lw=1.4, elinewidth=0.9, clip_on=False)
 
 
-def limits_of_measures(axes: Axes, measures: Iterable[Measure], further: Iterable[float] = ()) -> None:
-    """A vertical axis for means with their bars: logarithmic beyond a factor of 8, else from zero."""
+def limits_of_measures(
+    axes: Axes, measures: Iterable[Measure], further: Iterable[float] = (), *, beyond: float = 8
+) -> None:
+    """A vertical axis for means with their bars: logarithmic where they differ beyond a factor, else from zero."""
     found = list(measures)
     means = [*(m.mean for m in found), *further]
     top = max([*(m.mean + (m.spread or 0.0) for m in found), *further])
-    if max(means) > 8 * min(means):
+    if max(means) > beyond * min(means):
         low = min([*(m.mean - (m.spread or 0.0) for m in found if m.mean > (m.spread or 0.0)), *means])
         axes.set_ylim(low / 1.25, top * 1.25)
         log_axis(axes, "y")

@@ -78,7 +78,7 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, Commands]:
         description="Train Kirchhoff-inspired neural operators on fields, and compare them with their baselines.",
         epilog="A first journey:\n"
         "  kinn generate poisson --output p.h5\n"
-        "  kinn train --data p.h5 --model UKNO --output runs/p\n"
+        "  kinn train --data p.h5 --model FNO --epochs 10 --output runs/p\n"
         "  kinn generate poisson --output test.h5 --samples 128 --seed 1\n"
         "  kinn evaluate runs/p/model.safetensors test.h5",
     )

@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         "file tells which. The best model on the validation part is kept as OUTPUT/model.safetensors; an interrupted "
         "training goes on when the same command is given again.",
         epilog="Examples:\n"
-        "  kinn train --data p.h5 --model UKNO --output runs/p\n"
+        "  kinn train --data p.h5 --model FNO --epochs 10 --output runs/p\n"
         "  kinn train --data flow.h5 --model FKNO --model-arguments.routes 2 --unroll 5 --output runs/flow\n"
         "  kinn train --config runs/p/config.yaml --output runs/again",
     )

@@ -50,7 +50,7 @@ class KirchhoffBlock(nn.Module):
         dt_rank: rank of the steps' projection; None for `ceil(d_model / 16)`.
         wiring: "series" or "parallel".
         injection: "zoh" or "euler", see :class:`KirchhoffCell`.
-        couplings: "free", as in the paper, or "bounded", see :class:`KirchhoffCell`: for four cells or more in series.
+        couplings: "free", as in the paper, or "bounded", see :class:`KirchhoffCell`: for three cells or more in series.
         boundary: "zero", or "periodic" for a domain that closes on itself: the convolution wraps around, and every scan
             starts in the state that it ends in.
         lines: "joined", one sequence over the whole grid, or "separate", every grid line a sequence of its own.

@@ -6,8 +6,10 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from kinn.cli import main
 from kinn.train.images import ImageSettings, load_classifier
@@ -39,7 +41,13 @@ def test_a_folder_is_trained_on_and_its_model_measured(folder, tmp_path, capsys)
     _, about = load_classifier(tmp_path / "run" / "model.safetensors")
     assert about["model_arguments"] == {"depths": [1, 1], "dims": [8, 16]}
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert config["images"]["lr"] == ImageSettings().lr
+    assert config["lr"] == ImageSettings().lr
+    again = ["--config", str(tmp_path / "run" / "config.yaml"), "--output"]
+    assert main(["train", "image", *again, str(tmp_path / "run")]) == 0  # the run itself, which is finished
+    assert main(["train", "image", *again, str(tmp_path / "replay")]) == 0
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "replay"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    capsys.readouterr()
     model = str(tmp_path / "run" / "model.safetensors")
     assert main(["evaluate", "image", model, str(folder), "--size", "24", "--workers", "0"]) == 0
     assert capsys.readouterr().out.startswith("8 images: top-1 ")

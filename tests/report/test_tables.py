@@ -216,6 +216,17 @@ def test_whether_the_error_falls_with_the_number_in_which_variants_differ_is_sai
     )
 
 
+@pytest.mark.parametrize("variants", [("UKNO K=2",), ("UKNO K=1", "UKNO K=2", "UKNO K=3", "UKNO K=4")])
+def test_no_trend_is_said_of_a_further_test_on_which_some_diverged(tables, variants):
+    runs = tables("poisson-order")
+    for run in runs:
+        if run["variant"] in variants:
+            run["metrics"] = {**run["metrics"], "out_of_distribution": {"relative_l2": None}}
+    trends = [note for note in table_of(runs).notes if note.startswith("With the order K")]
+    assert len(trends) == 1
+    assert "out of distribution" not in trends[0]
+
+
 def test_a_few_steps_rank_nothing(tables, records):
     assert "rank nothing" in table_of(tables("darcy", "demo")).notes[1]
     assert not any(column.best for column in table_of(tables("darcy", "demo")).columns)

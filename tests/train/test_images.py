@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -165,7 +166,7 @@ def test_a_finished_training_returns_at_once_and_another_needs_its_own_folder(fo
     first = fit(folder, tmp_path)
     monkeypatch.setattr(fitting, "_train", None)
     assert fit(folder, tmp_path).curves == first.curves
-    with pytest.raises(ValueError, match=r"images.lr is 0.004, this run has 0.001"):
+    with pytest.raises(ValueError, match=r"lr is 0.004, this run has 0.001"):
         fit(folder, tmp_path, replace(QUICK, lr=1e-3))
 
 
@@ -359,6 +360,36 @@ def test_two_processes_under_torchrun_agree_with_one(folder, tmp_path):
         curves.append(json.loads((tmp_path / str(count) / "result.json").read_text())["curves"])
     assert curves[1]["raw_loss"] == pytest.approx(curves[0]["raw_loss"], rel=1e-4)
     assert curves[1]["raw_top1"] == curves[0]["raw_top1"]
+
+
+def test_two_processes_under_srun_meet(tmp_path):
+    script = tmp_path / "meet.py"
+    script.write_text(
+        "import torch\nfrom torch import distributed\nfrom kinn.train.images.launch import meet\nmeet()\n"
+        "ranks = torch.tensor([distributed.get_rank()])\ndistributed.all_reduce(ranks)\n"
+        "print(distributed.get_world_size(), ranks.item())\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    others = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script],
+            env={**others, **told, "SLURM_PROCID": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["2 1\n", "2 1\n"]
 
 
 def test_what_cannot_be_trained(folder, tmp_path):

@@ -122,9 +122,13 @@ def add_settings(group: Any, settings: type, names: Mapping[str, str] | None = N
 def value_of(text: Any) -> Any:
     """A model argument from the command line, where it is text.
 
-    >>> value_of("2"), value_of("[4, 4]"), value_of("series")
-    (2, [4, 4], 'series')
+    >>> value_of("2"), value_of("[4, 4]"), value_of("series"), value_of("1e-6")
+    (2, [4, 4], 'series', 1e-06)
     """
     import yaml
 
-    return yaml.safe_load(text) if isinstance(text, str) else text
+    value = yaml.safe_load(text) if isinstance(text, str) else text
+    try:
+        return float(value) if isinstance(value, str) else value  # YAML wants a point in 1e-6
+    except ValueError:
+        return value

@@ -12,6 +12,7 @@ from typing import Any
 from kinn.recipes.experiment import Experiment, File, Source, Variant
 from kinn.recipes.files import file_identity
 from kinn.records import command_line
+from kinn.train.folder import FREE
 
 
 def file_stem(variant: Variant) -> str:
@@ -93,10 +94,19 @@ def is_done(path: Path, identity: dict[str, Any]) -> bool:
         found = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not a result record: choose another output folder") from error
-    for key, value in json.loads(json.dumps(identity)).items():
-        if found.get(key) != value:
+    for key, value in _bound(json.loads(json.dumps(identity))).items():
+        if _bound(found).get(key) != value:
             raise ValueError(
                 f"{path} is the result of another run: its {key} is {found.get(key)!r}, this run has {value!r}; "
                 "choose another output folder"
             )
     return True
+
+
+def _bound(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without the settings of the training that may change between two runs of the same."""
+    config = record.get("config", {})
+    if "training" not in config:
+        return record
+    training = {name: value for name, value in config["training"].items() if name not in FREE}
+    return {**record, "config": {**config, "training": training}}

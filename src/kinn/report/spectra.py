@@ -51,7 +51,7 @@ def _of_test_set(experiment: Experiment) -> tuple[Curves, str] | None:
         if not records and any(record.fields for record in variant.records):
             return None
         for record in records:
-            last = max(record.spectra, key=lambda spectrum: spectrum["step"] or 0)
+            last = max(record.spectra, key=lambda spectrum: spectrum.get("step") or 0)
             if None in last["error"] or len(last["error"]) < 2:
                 continue
             truth, error = (np.asarray(last[name], dtype=float) for name in ("truth", "error"))

@@ -133,6 +133,8 @@ def _trend(experiment: Experiment) -> Iterator[str]:
     ordered = sorted((v for v in experiment.variants if v.name in factors), key=lambda v: factors[v.name][1])
     for split in experiment.splits:
         scores = [(v.name, m) for v in ordered if (m := v.metric(experiment.primary_metric, split)) and m.finite]
+        if len(scores) < len(ordered):  # diverged on it, or was not measured
+            continue
         rises = [
             f"from {one} to {other} (by {100 * (after.mean / before.mean - 1):.0f} %)"
             for (one, before), (other, after) in itertools.pairwise(scores)
@@ -185,10 +187,9 @@ def _unlike(experiment: Experiment) -> Iterator[str]:
         del differing[_RATE]
         rates = [f"{name} {config[_RATE]:g}" for name, config in tuned.items() if _RATE in config]
         yield f"Each model has its own learning rate: {', '.join(rates)}."
-    if (
-        _UNROLL in differing
-        and len({config.get(_UNROLL, 0) * config.get(_EPOCHS, 0) for config in tuned.values()}) == 1
-    ):
+    if {_UNROLL, _EPOCHS} <= differing.keys() and len(
+        {config.get(_UNROLL, 0) * config.get(_EPOCHS, 0) for config in tuned.values()}
+    ) == 1:
         del differing[_UNROLL], differing[_EPOCHS]
         steps = [f"{name} {config[_UNROLL]} in {config[_EPOCHS]}" for name, config in tuned.items()]
         yield f"Each model unrolls its own number of steps, the more the fewer its epochs: {', '.join(steps)}."

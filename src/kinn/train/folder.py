@@ -18,7 +18,7 @@ import yaml
 from kinn.files import write_text
 from kinn.records import plain
 
-_FREE = {"device", "devices", "workers", "compile", "log_every", "checkpoint_every"}
+FREE = ("device", "devices", "workers", "compile", "log_every", "checkpoint_every")
 """Settings that may change when a run goes on: beyond rounding they do not change what is learned."""
 
 
@@ -56,7 +56,7 @@ class RunFolder:
                 left.unlink(missing_ok=True)
         if self.config.exists() and any(path.exists() for path in (self.checkpoint, self.model, self.result)):
             there, here = (
-                {key: value for key, value in _flat(settings).items() if key.rpartition(".")[2] not in {*_FREE, *free}}
+                {key: value for key, value in _flat(settings).items() if key.rpartition(".")[2] not in {*FREE, *free}}
                 for settings in (self._read_config(), config)
             )
             self._check_same(there, here, "of another run", "this run has")

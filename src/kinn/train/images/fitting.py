@@ -86,7 +86,7 @@ def fit_images(
     _check(settings, process)
     _check_images(train, validation, num_classes)
     run, reports = RunFolder(folder), process.rank == 0
-    config = {"images": asdict(settings) if config is None else dict(config)}
+    config = asdict(settings) if config is None else dict(config)
     data = {"classes": num_classes, "names": names, "train": _count(train), "validation": _count(validation)}
     if reports:
         run.claim(config, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from kinn.train.processes import Process
 
@@ -25,5 +26,13 @@ def launched() -> tuple[Process, int]:
 
 def meet() -> None:
     """Connect the processes, for readers that share out shards by it; the trainer goes on with that."""
-    if launched()[0].count > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    process, _ = launched()
+    if process.count == 1 or torch.distributed.is_initialized():
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group(backend)
+    else:  # srun does not set what PyTorch looks for
+        slurm = SLURMEnvironment()
+        place = f"tcp://{slurm.main_address}:{slurm.main_port}"
+        torch.distributed.init_process_group(backend, init_method=place, rank=process.rank, world_size=process.count)

@@ -64,7 +64,6 @@ def cascade_cost(
     rank: int,
     *,
     injection: str = "zoh",
-    size: int = 4,
 ) -> tuple[float, float]:
     """Bytes and operations of forward and backward of :func:`kinn.ops.cascade_scan`.
 
@@ -81,7 +80,6 @@ def cascade_cost(
         routes: over the field.
         rank: of the steps' factor.
         injection: "zoh" or "euler".
-        size: bytes of a number.
 
     >>> cascade_cost(1, 10, 4, 2, 1, 1, 1, injection="euler")
     (800.0, 7360.0)
@@ -90,4 +88,4 @@ def cascade_cost(
     products = 3 * 2 * positions * d * (rank + 2 * n + rank)
     steps = 3 * EXPONENTIAL * positions * d
     _, scan = scan_cost(b, l, d, n, backward=True, injection=injection)
-    return float(size * 5 * positions * d), float(routes * cells * (products + steps + scan))
+    return 4.0 * 5 * positions * d, float(routes * cells * (products + steps + scan))

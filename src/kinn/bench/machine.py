@@ -75,9 +75,9 @@ def _product(device: torch.device, repeats: int) -> float:
         torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
-def _multiply_add(repeats: int, sweeps: int = 10_000) -> float:
+def _multiply_add(repeats: int) -> float:
     """A polynomial on values in the nearest cache, one thread each: what a matrix product may fall short of."""
-    kernel, threads = _polynomial(), torch.get_num_threads()
+    kernel, threads, sweeps = _polynomial(), torch.get_num_threads(), 10_000
     values, results = ([torch.rand(_LENGTH).numpy() for _ in range(threads)] for _ in range(2))
     with ThreadPoolExecutor(threads) as pool:
         steps = {"chain": lambda: list(pool.map(kernel, values, results, [sweeps] * threads))}

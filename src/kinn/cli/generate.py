@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,61 +28,59 @@ def add(commands: Commands) -> None:
     equations = commands.add_group(
         "generate", parser, choice="equation", help="make benchmark data from a seed", after_interrupt=_RESUME
     )
-    parser = Parser(
-        usage="kinn generate poisson --output FILE [options]",
-        description="Generate pairs (source, potential) of Poisson's equation -Laplace(u) = f on the unit square with "
-        "u = 0 on its boundary, in closed form.",
-        epilog="Example:\n  kinn generate poisson --output p.h5 --samples 1024 --resolution 64",
-    )
-    equations.add(
+
+    def equation(
+        name: str, title: str, what: str, example: str, options: Callable[[Parser], None], *, help: str, **how: str
+    ) -> None:
+        parser = Parser(
+            usage=f"kinn generate {name} --output FILE [options]",
+            description=f"Generate {what}.",
+            epilog=f"Example:\n  kinn generate {name} {example}",
+        )
+        run = partial(_generate, name, title, **how)
+        equations.add(name, parser, options, run, help=help, after_interrupt=_RESUME)
+
+    equation(
         "poisson",
-        parser,
+        "Poisson",
+        "pairs (source, potential) of Poisson's equation -Laplace(u) = f on the unit square with u = 0 on its "
+        "boundary, in closed form",
+        "--output p.h5 --samples 1024 --resolution 64",
         _poisson_options,
-        _poisson,
         help="steady potential of a source, on the unit square",
-        after_interrupt=_RESUME,
+        unit="samples",
+        public="cno",
     )
-    parser = Parser(
-        usage="kinn generate navier-stokes --output FILE [options]",
-        description="Generate trajectories of the vorticity of forced two-dimensional flow on the unit torus.",
-        epilog="Example:\n"
-        "  kinn generate navier-stokes --output flow.h5 --samples 1200 --viscosity 1e-3 --final-time 50",
-    )
-    equations.add(
+    equation(
         "navier-stokes",
-        parser,
+        "Navier-Stokes",
+        "trajectories of the vorticity of forced two-dimensional flow on the unit torus",
+        "--output flow.h5 --samples 1200 --viscosity 1e-3 --final-time 50",
         _navier_stokes_options,
-        _navier_stokes,
         help="two-dimensional flow, frame by frame",
-        after_interrupt=_RESUME,
+        unit="frames",
+        public="li",
     )
-    parser = Parser(
-        usage="kinn generate darcy --output FILE [options]",
-        description="Generate pairs (permeability, pressure) of Darcy flow -div(a grad u) = beta on the unit square "
-        "with u = 0 on its boundary, through media of two permeabilities.",
-        epilog="Example:\n  kinn generate darcy --output darcy.h5 --samples 1024 --resolution 64",
-    )
-    equations.add(
+    equation(
         "darcy",
-        parser,
+        "Darcy",
+        "pairs (permeability, pressure) of Darcy flow -div(a grad u) = beta on the unit square with u = 0 on its "
+        "boundary, through media of two permeabilities",
+        "--output darcy.h5 --samples 1024 --resolution 64",
         _darcy_options,
-        _darcy,
         help="steady flow through a porous medium, on the unit square",
-        after_interrupt=_RESUME,
+        unit="samples",
+        public="pdebench-darcy",
     )
-    parser = Parser(
-        usage="kinn generate shallow-water --output FILE [options]",
-        description="Generate trajectories of the depth of shallow water after a radial dam breaks, on the square "
-        "[-2.5, 2.5]^2.",
-        epilog="Example:\n  kinn generate shallow-water --output dam.h5 --samples 100 --resolution 64",
-    )
-    equations.add(
+    equation(
         "shallow-water",
-        parser,
+        "Shallow water",
+        "trajectories of the depth of shallow water after a radial dam breaks, on the square [-2.5, 2.5]^2",
+        "--output dam.h5 --samples 100 --resolution 64",
         _shallow_water_options,
-        _shallow_water,
         help="a radial dam break, frame by frame",
-        after_interrupt=_RESUME,
+        unit="frames",
+        public="pdebench-rdb",
     )
 
 
@@ -174,33 +173,11 @@ def _add_file(parser: Parser, *, samples: int) -> None:
     )
 
 
-def _poisson(options: Namespace) -> int:
-    from kinn.data import generate_poisson
-
-    return _generate("Poisson", generate_poisson, options, unit="samples", public="cno")
-
-
-def _navier_stokes(options: Namespace) -> int:
-    from kinn.data import generate_navier_stokes
-
-    return _generate("Navier-Stokes", generate_navier_stokes, options, unit="frames", public="li")
-
-
-def _darcy(options: Namespace) -> int:
-    from kinn.data import generate_darcy
-
-    return _generate("Darcy", generate_darcy, options, unit="samples", public="pdebench-darcy")
-
-
-def _shallow_water(options: Namespace) -> int:
-    from kinn.data import generate_shallow_water
-
-    return _generate("Shallow water", generate_shallow_water, options, unit="frames", public="pdebench-rdb")
-
-
-def _generate(title: str, generator: Callable[..., Any], options: Namespace, *, unit: str, public: str) -> int:
+def _generate(name: str, title: str, options: Namespace, *, unit: str, public: str) -> int:
+    from kinn import data
     from kinn.data import export_dataset, open_dataset
 
+    generator = getattr(data, f"generate_{name.replace('-', '_')}")
     parameters = options.as_dict()
     path, layout = Path(parameters.pop("output")), parameters.pop("layout")
     path.parent.mkdir(parents=True, exist_ok=True)

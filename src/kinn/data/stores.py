@@ -116,18 +116,13 @@ class ArrayFileStore:
         name: the array's name inside an HDF5 file; None for a `.npy` file.
         axes: for every axis of the store the axis of the array that it is, or None for a new axis of length one. The
             first is the sample axis.
-        length: how many samples of the array count; all of them if None.
     """
 
-    def __init__(
-        self, path: str | Path, name: str | None, *, axes: Sequence[int | None], length: int | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, name: str | None, *, axes: Sequence[int | None]) -> None:
         self.path, self.name, self.axes = Path(path).resolve(), name, tuple(axes)
         self._handle: tuple[int, Any] | None = None
         array = self._array()
         self.shape = tuple(1 if axis is None else int(array.shape[axis]) for axis in self.axes)
-        if length is not None:
-            self.shape = (length, *self.shape[1:])
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{self._what()} must hold real numbers, but its dtype is {array.dtype}")
 

@@ -68,8 +68,6 @@ class CNO(UShape):
         neck_blocks: int = 6,
     ) -> None:
         super().__init__()
-        if width < 2 or width % 2:
-            raise ValueError(f"CNO: width must be even and at least 2, got {width}")
         expect_at_least("CNO", 1, in_channels=in_channels, out_channels=out_channels, levels=levels)
         expect_at_least("CNO", 0, skip_blocks=skip_blocks, neck_blocks=neck_blocks)
         self.in_channels = in_channels

@@ -113,9 +113,11 @@ class UShape(OnTrainingGrid):
     up: nn.ModuleList
     project: nn.Module
 
-    @staticmethod
-    def channels_of(width: int, levels: int) -> tuple[list[int], list[int]]:
+    @classmethod
+    def channels_of(cls, width: int, levels: int) -> tuple[list[int], list[int]]:
         """Channels by level, and those that reach each level on the way up: alone from the neck, later with a skip."""
+        if width < 2 or width % 2:
+            raise ValueError(f"{cls.__name__}: width must be even and at least 2, got {width}")
         channels = [width // 2, *(width * 2**level for level in range(levels))]
         return channels, [*(2 * c for c in channels[1:-1]), channels[-1]]
 

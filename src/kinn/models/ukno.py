@@ -121,8 +121,6 @@ class UKNO(UShape):
         expect_at_least(
             "UKNO", 1, in_channels=in_channels, out_channels=out_channels, levels=levels, rank_divisor=rank_divisor
         )
-        if width < 2 or width % 2:
-            raise ValueError(f"UKNO: width must be even and at least 2, got {width}")
 
         hidden = width if lift_channels is None else lift_channels
 

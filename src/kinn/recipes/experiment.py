@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from kinn.data.writer import Progress
 from kinn.nn.regridding import Points
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

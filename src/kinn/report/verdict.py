@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from kinn.report.records import Experiment, Variant
+from kinn.report.records import Experiment, Measure, Variant
 from kinn.report.wording import (
     FACTOR_NAMES,
     RANKS_NOTHING,
@@ -54,7 +54,7 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
         notes.extend(_reversals(experiment, ours, baseline))
         notes.extend(_cost(experiment, ours, baseline))
     notes.extend(_trend(experiment))
-    diverged = [v.name for v in experiment.variants if not _mean(experiment, v)[1]]
+    diverged = [v.name for v in experiment.variants if not _score(experiment, v).finite]
     if diverged:
         notes.append(f"Diverged, with no finite {metric} on at least one seed: {', '.join(diverged)}.")
     notes.extend(_unlike(experiment))
@@ -63,15 +63,14 @@ def verdict(experiment: Experiment) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _mean(experiment: Experiment, variant: Variant) -> tuple[float, bool]:
+def _score(experiment: Experiment, variant: Variant) -> Measure:
     score = variant.metric(experiment.primary_metric)
     assert score is not None  # parse_record asks for the primary metric in every record
-    return score.mean, score.finite
+    return score
 
 
 def _scored(experiment: Experiment, variant: Variant) -> str:
-    score = variant.metric(experiment.primary_metric)
-    assert score is not None
+    score = _score(experiment, variant)
     show = number_format([score.mean])
     spread = "" if score.spread is None else f"\u00a0±\u00a0{show(score.spread)}"
     return f"{variant.name} ({show(score.mean)}{spread})"
@@ -79,7 +78,7 @@ def _scored(experiment: Experiment, variant: Variant) -> str:
 
 def _duel(experiment: Experiment, ours: Variant, baseline: Variant) -> str:
     metric = metric_name(experiment.primary_metric)
-    mine, theirs = _mean(experiment, ours)[0], _mean(experiment, baseline)[0]
+    mine, theirs = _score(experiment, ours).mean, _score(experiment, baseline).mean
     if abs(mine - theirs) < _LEVEL * max(mine, theirs) or mine == theirs:
         return f"On {metric} {_scored(experiment, ours)} and the baseline {_scored(experiment, baseline)} are level."
     if _apart(experiment, ours, baseline) is False:
@@ -96,21 +95,18 @@ def _duel(experiment: Experiment, ours: Variant, baseline: Variant) -> str:
         f"Ours was better: {_scored(experiment, ours)} has the lowest {metric}, {gap(mine, theirs, falls=True)} "
         f"than the best baseline, {_scored(experiment, baseline)}."
     )
-    rest = [v for v in experiment.variants if v.role == "ours" and _mean(experiment, v)[1]]
-    worse = [_scored(experiment, v) for v in rest if _mean(experiment, v)[0] > theirs]
+    rest = [v for v in experiment.variants if v.role == "ours" and _score(experiment, v).finite]
+    worse = [_scored(experiment, v) for v in rest if _score(experiment, v).mean > theirs]
     return sentence + (f" Worse than that baseline: {', '.join(worse)}." if worse else "")
 
 
 def _apart(experiment: Experiment, ours: Variant, baseline: Variant) -> bool | None:
     """Whether the two differ by more than their spread over seeds, where that is known."""
-    one, other = (v.metric(experiment.primary_metric) for v in (ours, baseline))
-    assert one is not None
-    assert other is not None
-    return one.is_apart(other)
+    return _score(experiment, ours).is_apart(_score(experiment, baseline))
 
 
 def _reversals(experiment: Experiment, ours: Variant, baseline: Variant) -> Iterator[str]:
-    ahead = _mean(experiment, ours)[0] < _mean(experiment, baseline)[0]
+    ahead = _score(experiment, ours).mean < _score(experiment, baseline).mean
     reversed_on = []
     for name in experiment.other_metrics:
         mine, theirs = ours.metric(name), baseline.metric(name)
@@ -125,7 +121,7 @@ def _reversals(experiment: Experiment, ours: Variant, baseline: Variant) -> Iter
 
 def _trend(experiment: Experiment) -> Iterator[str]:
     """Whether the error falls with every step of the number in which the variants differ."""
-    factors = {v.name: v.factor for v in experiment.variants if v.factor and _mean(experiment, v)[1]}
+    factors = {v.name: v.factor for v in experiment.variants if v.factor and _score(experiment, v).finite}
     names = {name for name, _ in factors.values()}
     if len(names) != 1 or len(factors) < 3:
         return

@@ -12,7 +12,7 @@ from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDat
 from kinn.models import build
 from kinn.nn import SpectralConv2d
 from kinn.train.prediction import Normalizer, Rollout
-from kinn.train.settings import OptimizerSettings
+from kinn.train.settings import OptimizerSettings, expect_one_of
 from kinn.train.tasks import OperatorTask, RolloutTask, Units
 
 _NORMALIZERS = {"none": Identity, "min-max": MinMax, "standard": Standard}
@@ -58,8 +58,7 @@ def build_task(
         >>> task.model.arguments["in_channels"], tuple(task.input_normalizer.low.shape)
         (2, (2, 1, 1))
     """
-    if normalize not in _NORMALIZERS:
-        raise ValueError(f"normalize must be one of {', '.join(_NORMALIZERS)}, but is {normalize!r}")
+    expect_one_of("normalize", normalize, tuple(_NORMALIZERS))
     fit = _NORMALIZERS[normalize].fit
     if isinstance(train, TrajectoryDataset):
         rollout = rollout or Rollout()

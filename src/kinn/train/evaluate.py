@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from kinn.data import OperatorDataset, TrajectoryDataset, TrajectoryWindows
 from kinn.metrics import FieldErrors
@@ -148,9 +147,9 @@ def evaluate(
     try:
         scores, done = Scores(rollout=trained.rollout is not None), 0
         powers = Spectra(None if trained.rollout is None else field_steps)
-        # a generator of its own: a loader draws a seed for workers even where it has none
-        for given, truth in DataLoader(items, batch_size=batch_size, generator=torch.Generator()):
-            given, truth = given.to(trained.device), truth.to(trained.device)
+        for start in range(0, len(items), batch_size):
+            batch = items.batch(range(start, min(start + batch_size, len(items))))
+            given, truth = (fields.to(trained.device) for fields in batch)
             prediction = trained.predict_normalized(given, truth.shape[1], dt_scale=dt_scale)
             physical = scores.update(trained, prediction, truth)
             if spectra:
@@ -214,7 +213,7 @@ def _sample_fields(
 ) -> list[dict[str, Any]]:
     found = []
     for sample in samples:
-        [(given, truth)] = DataLoader(Subset(items, [sample]), generator=torch.Generator())
+        given, truth = items.batch([sample])
         prediction = trained.predict_normalized(given.to(trained.device), truth.shape[1], dt_scale=dt_scale)
         prediction = trained.output_normalizer.decode(prediction)
         if trained.rollout is None:

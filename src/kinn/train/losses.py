@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kinn.train.settings import expect_one_of
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -87,8 +89,7 @@ def loss_named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     Raises:
         ValueError: if there is none.
     """
-    if name not in LOSSES:
-        raise ValueError(f"the loss must be one of {', '.join(sorted(LOSSES))}, but is '{name}'")
+    expect_one_of("the loss", name, tuple(sorted(LOSSES)))
     return LOSSES[name]
 
 

@@ -217,26 +217,17 @@ def build_optimizer(
         fused=fused_fits(((p.device.type, p.dtype) for g in groups.values() for p in g), scaled=scaled) or None,
     )
     optimizer.register_load_state_dict_pre_hook(_keep_implementation)
-    factor = _Factor(settings, steps_per_epoch, total_steps)
-    return optimizer, LambdaLR(optimizer, factor.at)
+
+    def factor(step: int) -> float:
+        return learning_rate_factor(settings, step=step, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+
+    return optimizer, LambdaLR(optimizer, factor)
 
 
 def _keep_implementation(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint from another device holds the choice that was made there."""
     here = {"fused": optimizer.defaults["fused"]}
     return {**state, "param_groups": [{**group, **here} for group in state["param_groups"]]}
-
-
-@dataclass(frozen=True)
-class _Factor:
-    settings: OptimizerSettings
-    steps_per_epoch: int
-    total_steps: int
-
-    def at(self, step: int) -> float:
-        return learning_rate_factor(
-            self.settings, step=step, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps
-        )
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning
 import torch
@@ -18,7 +18,7 @@ from kinn.train.losses import expect_finite, loss_named
 from kinn.train.prediction import Normalizer, Rollout, TrainedModel
 from kinn.train.processes import Process
 from kinn.train.saving import blueprint
-from kinn.train.settings import OptimizerSettings, build_optimizer, epoch_seed
+from kinn.train.settings import OptimizerSettings, build_optimizer, epoch_seed, expect_one_of
 
 Units = Literal["normalized", "physical"]
 
@@ -30,8 +30,7 @@ class _Task(lightning.LightningModule):
         self, trained: TrainedModel, *, loss: str, loss_units: Units, optimizer: OptimizerSettings | None
     ) -> None:
         super().__init__()
-        if loss_units not in ("normalized", "physical"):
-            raise ValueError(f"loss_units must be 'normalized' or 'physical', but is '{loss_units}'")
+        expect_one_of("loss_units", loss_units, get_args(Units))
         # registered here so that Lightning moves them; `trained` is a view of the same modules
         self.model = trained.model
         self.input_normalizer, self.output_normalizer = trained.input_normalizer, trained.output_normalizer

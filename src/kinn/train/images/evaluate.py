@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,7 @@ def evaluate_images(
     """
     where = chosen_device(device)
     model, about = load_classifier(path, device=where)
-    settings = replace(
-        ImageSettings(),
+    settings = ImageSettings(
         image_size=about["image_size"] if size is None else size, crop=about["crop"] if crop is None else crop,
         interpolation=about["interpolation"], batch_size=batch_size, workers=workers,
     )  # fmt: skip

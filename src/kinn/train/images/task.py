@@ -29,10 +29,6 @@ class Counts:
     """
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
         self.sums = torch.zeros(4, dtype=torch.float64)
 
     def add(self, logits: Tensor, classes: Tensor) -> None:
@@ -135,8 +131,7 @@ class ImageTask(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log both; `validation_loss` is that of the averaged weights, if there are any."""
         found = {name: counts.result(self.process) for name, counts in self._counts.items()}
-        for counts in self._counts.values():
-            counts.reset()
+        self._counts = {"raw": Counts(), "ema": Counts()}
         self.log("validation_loss", found[self.reported().name]["loss"])
         for name in ("raw",) if self.ema is None else ("raw", "ema"):
             for metric in ("loss", "top1", "top5"):

@@ -79,4 +79,6 @@ def folder(tmp_path_factory):
         file["input"] = file["output"] = torch.zeros(3, 8, 8).numpy()
     with h5py.File(folder / "line.h5", "w") as file:
         file["input"] = file["output"] = torch.zeros(3, 1, 8).numpy()
+    with h5py.File(folder / "rgb.h5", "w") as file:
+        file["input"], file["output"] = torch.zeros(3, 3, 16, 16).numpy(), torch.zeros(3, 1, 16, 16).numpy()
     return folder

@@ -17,6 +17,7 @@ from kinn.models import FKNO
 from kinn.nn import time_scales
 from kinn.train import load_model, save_model
 
+CIRCUIT = ["circuit", "{0}/run/model.safetensors"]
 EVALUATE = ["evaluate", "{0}/run/model.safetensors", "{0}/test.h5"]
 SMALL = ["--model", "FNO", "--model-arguments.width", "6", "--model-arguments.n_modes", "[3, 3]", "--epochs", "2"]
 
@@ -210,6 +211,18 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
         ),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "2"], "between 0 and 1, or a data file"),
         (["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "0.99"], "too few for training"),
+        (
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--seed", "20240115123045"],
+            "at most 4294967295, but is",
+        ),
+        (
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--model-arguments.width", "[3, 3"],
+            "a model argument cannot be read: '[3, 3' (while parsing",
+        ),
+        (
+            ["train", "--data", "{0}/p.h5", "--output", "x", "--validation", "{0}/rgb.h5"],
+            "rgb.h5 holds OperatorDataset(3 pairs, 3 -> 1 channels",
+        ),
         (["train", "--data", "{0}/p.h5", "--output", "{0}/p.h5"], "should be a folder for the run, but is a file"),
         (["train", "--config", "{0}/none.yaml", "--output", "x"], "File does not exist"),
         (
@@ -227,6 +240,8 @@ def test_a_stopped_export_keeps_what_was_solved(tmp_path, monkeypatch, capsys):
         ([*EVALUATE, "--predictions", "{0}/run/model.safetensors"], "model.safetensors is MODEL itself"),
         ([*EVALUATE, "--output", "x", "--predictions", "x"], "--predictions x is --output itself"),
         ([*EVALUATE, "--output", "{0}/p.h5"], "--output {0}/p.h5 exists and is no result"),
+        ([*EVALUATE, "--output", "{0}"], "--output must be a file, but {0} is a folder"),
+        ([*CIRCUIT, "--output", "{0}/run/model.safetensors"], "model.safetensors is MODEL itself"),
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--device", "abacus"], "'abacus' cannot be used here"),
         (["evaluate", "{0}/run/model.safetensors", "{0}/p.h5", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["circuit", "{0}/run/model.safetensors"], "FNO has no Kirchhoff block"),
@@ -256,6 +271,7 @@ def test_a_users_error_is_one_sentence(folder, capsys, monkeypatch, tmp_path, ar
 def test_debug_shows_where_an_error_comes_from(folder):
     with pytest.raises(FileNotFoundError):
         main(["evaluate", "none", f"{folder}/p.h5", "--debug"])
+    assert main(["--debug", "train", "image", "--help"]) == 0
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device", "x"), ImportError("needs Lightning")])

@@ -81,17 +81,19 @@ def test_errors_of_several_channels_are_told_apart(folder, tmp_path, capsys):
     pairs = open_dataset(f"{folder}/test.h5")
     inputs, outputs = pairs.inputs.read(range(5)), pairs.outputs.read(range(5))
     two = from_arrays(inputs, torch.cat((outputs, 2 * outputs), dim=1))
-    two.metadata["channels"] = ["u", "v"]
+    two.metadata["channels"] = names = ["u [m/s]", "rate [/s]"]
     export_dataset(two, tmp_path / "two.h5", layout="kinn")
     save_model(tmp_path / "m.safetensors", FNO(1, 2, width=4, n_modes=(2, 2)))
     words = ["evaluate", f"{tmp_path}/m.safetensors", f"{tmp_path}/two.h5", "--output", f"{tmp_path}/e.json"]
     assert main(words) == 0
     prediction = load_model(tmp_path / "m.safetensors").predict(inputs)
     found = json.loads((tmp_path / "e.json").read_text())["channels"]
-    assert list(found) == ["u", "v"]
+    assert list(found) == names
     expected = [relative_l2(prediction[:, :1], outputs), relative_l2(prediction[:, 1:], 2 * outputs)]
     assert [errors["relative_l2"] for errors in found.values()] == pytest.approx(expected, rel=1e-5)
-    assert "by channel" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "by channel" in said
+    assert all(name in said for name in names)
 
 
 def test_predicted_fields_are_kept(folder, capsys):

@@ -34,7 +34,8 @@ class ProgressBar:
         self.title, self.total, self.unit = title, total, unit
         self.console = console or Console(file=sys.stderr)
         self._started, self._first, self._drawn = time.monotonic(), None, 0.0
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.fields[text]}")
+        what, text = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[text]}"))
+        columns = what, BarColumn(bar_width=28), text
         self._bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
         self._task = None if self._bar is None else self._bar.add_task(title, total=total, text="")
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import kinn.data.writer
-from kinn.data import generate_navier_stokes, generate_poisson, open_dataset
+from kinn.data import export_dataset, generate_navier_stokes, generate_poisson, open_dataset
 from kinn.data.generators.common import sample_generator
 from kinn.pde import default_forcing, gaussian_random_field, solve_navier_stokes
 
@@ -155,6 +155,15 @@ def test_flow_file_holds_the_solution(tmp_path: Path) -> None:
     w = solve_navier_stokes(w0, 2, viscosity=1e-2, forcing=default_forcing(16))
     assert torch.allclose(data[3][:, 0], w[0, :, ::2, ::2].float(), rtol=1e-5, atol=1e-6)
     assert data.time == [1, 2]
+
+
+def test_an_exported_part_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    how = {"resolution": 8, "max_mode": 2, "seed": 0}
+    whole = open_dataset(generate_poisson(tmp_path / "whole.h5", samples=6, **how))
+    part = export_dataset(whole.subset(slice(2)), tmp_path / "part.h5", layout="kinn")
+    assert generate_poisson(part, samples=2, **how) == part
+    with pytest.raises(ValueError, match="samples is 2 there and 6 here"):
+        generate_poisson(part, samples=6, **how)
 
 
 @both

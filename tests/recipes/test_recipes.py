@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import h5py
 import lightning
+import numpy as np
 import pytest
 import torch
 
@@ -188,6 +189,14 @@ def test_rollout_records_have_an_error_per_step_and_fields_at_the_steps_asked_fo
     assert [field["step"] for field in record["fields"]] == [1, 4]
 
 
+def test_sizes_may_come_from_numpy_and_their_order_counts(flow_run, monkeypatch):
+    folder, before = flow_run
+    monkeypatch.setattr(runner, "fit", lambda *a, **k: pytest.fail("a finished variant was trained again"))
+    assert run(replace(FLOW, sizes={part: np.int64(n) for part, n in FLOW.sizes.items()}), folder) == before
+    with pytest.raises(ValueError, match=r"result of another run: its data is .*'parts': \['train', 'validation'"):
+        run(replace(FLOW, sizes=dict(reversed(FLOW.sizes.items()))), folder)
+
+
 def test_a_folder_of_another_run_is_refused(flow_run):
     with pytest.raises(ValueError, match=r"result of another run: its config"):
         run(replace(FLOW, unroll=1), flow_run[0])
@@ -330,9 +339,27 @@ def test_an_experiment_of_ones_own(tmp_path):
             r"but are \['a\+b', 'a-b'\]",
         ),
         ({"variants": [POISSON.variants[0]] * 2}, "variants need names that differ"),
+        ({"sizes": {"train": 4, "validation": 0, "test": 2}}, "none of them empty"),
+        ({"sizes": {"train": 4000, "validation": 1, "test": 2}}, "needs 4003 samples, but its source makes"),
+        ({"tests": {"train": POISSON.source}}, "names other than train, validation, test, but one is called 'train'"),
     ],
 )
 def test_an_experiment_that_contradicts_itself_makes_nothing(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         recipes.run_experiment(replace(POISSON, **changes), output=tmp_path / "run", device="cpu", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("later", "changes", "message"),
+    [
+        ({"arguments": {"widht": 2}}, {}, "unexpected keyword argument 'widht'"),
+        ({"model": "UNet", "arguments": {}}, {"source": FLOW.source.but("odd", resolution=8)}, "divisible by 16"),
+        ({}, {"field_steps": (1, 99)}, "there is no rollout step 99"),
+    ],
+)
+def test_what_ends_a_later_training_is_told_before_the_first(tmp_path, monkeypatch, later, changes, message):
+    monkeypatch.setattr(runner, "fit", lambda *a, **k: pytest.fail("a variant was trained first"))
+    variants = FLOW.variants[0], replace(FLOW.variants[0], name="later", **later)
+    with pytest.raises((ValueError, IndexError), match=message):
+        run(replace(FLOW, variants=variants, **changes), tmp_path)

@@ -214,11 +214,12 @@ def test_a_configuration_of_the_callers_own_is_saved_and_compared(parts, small_f
         args = OperatorTask(small_fno()), parts["train"], parts["validation"], settings, tmp_path
         return fit(*args, config=config, progress=False)
 
-    run({"data": "a.h5", "epochs": 1})
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"data": "a.h5", "epochs": 1}
-    run({"data": "moved/a.h5", "epochs": 1})  # the same data, wherever they lie
+    config = {"data": "a.h5", "validation": "v.h5", "epochs": 1}
+    run(config)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == config
+    run({"data": "moved/a.h5", "validation": "moved/v.h5", "epochs": 1})  # the same data, wherever they lie
     with pytest.raises(ValueError, match="its epochs is 1, this run has 2"):
-        run({"data": "a.h5", "epochs": 2})
+        run({**config, "epochs": 2})
 
 
 def test_a_damaged_checkpoint_is_named(run, monkeypatch, tmp_path):

@@ -35,16 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if all went well, 2 after a user's error (one sentence on stderr), 130 after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if " ".join(arguments[:2]) in _IMAGES:
-        arguments[:2] = ["-".join(arguments[:2])]
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     # anywhere on the line: whoever needs it has just seen an error and adds it at the end
     debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"] or ["--help"]
+    if " ".join(arguments[:2]) in _IMAGES:
+        arguments[:2] = ["-".join(arguments[:2])]
     commands, shown = None, warnings.formatwarning
     warnings.formatwarning = format_warning
     try:
         parser, commands = _parser(arguments)
-        options = parser.parse_args([a for a in arguments if a != "--debug"])
+        options = parser.parse_args(arguments)
         return commands.run(options)
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from kinn.cli.parser import Commands, Parser
+from kinn.cli.parser import Commands, Parser, expect_spare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,7 @@ def _run(options: Namespace) -> int:
     from kinn.records import write_record
     from kinn.train import evaluate, load_model
 
+    expect_spare(options)
     if options.samples < 1:
         raise ValueError(f"--samples must be at least 1, but is {options.samples}")
     trained = load_model(options.model, device=options.device)
@@ -69,13 +70,14 @@ def _run(options: Namespace) -> int:
 
 def _table(found: Sequence[TimeScale], title: str):
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=Text(title, style="table.title"), title_justify="left", caption_justify="left")
     table.caption = "route: grid axis, - in reverse; step: median; tau: quantiles of the time constants, in grid points"
     for name in ("block", "route", "cell", "step", "tau 10 %", "50 %", "90 %"):
         table.add_column(name, justify="left" if name in ("block", "route") else "right")
     for scale in found:
         constants = (f"{value:.3g}" for value in scale.time_constant)
         route = f"{'-' if scale.route.reverse else '+'}{scale.route.axis}"
-        table.add_row(scale.block, route, str(scale.cell), f"{scale.step[1]:.3g}", *constants)
+        table.add_row(Text(scale.block), route, str(scale.cell), f"{scale.step[1]:.3g}", *constants)
     return table

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from kinn.cli.parser import Commands, Parser
+from kinn.cli.parser import Commands, Parser, expect_spare
 
 if TYPE_CHECKING:
     from kinn.train import Evaluation, TrainedModel
@@ -76,7 +76,7 @@ def _evaluate(options: Namespace) -> int:
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
-    _spare(options)
+    expect_spare(options)
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
     seen = _saw(trained, options.data)
     if seen:
@@ -104,22 +104,6 @@ def _evaluate(options: Namespace) -> int:
         record = _record(options, trained, dataset, found)
         write_record(Path(options.output), {**record, "notes": [f"{record['variant']}: {_SEEN}."] if seen else []})
     return 0
-
-
-def _spare(options: Namespace) -> None:
-    """Refuse to write over what is read, or over anything that is no result."""
-    given = {"MODEL": options.model, "DATA": options.data}
-    for name in ("output", "predictions"):
-        path = getattr(options, name)
-        for other, taken in given.items():
-            if path is not None and Path(path).resolve() == Path(taken).resolve():
-                raise ValueError(f"--{name} {path} is {other} itself: choose another file")
-        if path is not None:
-            given[f"--{name}"] = path
-    if options.output is not None and Path(options.output).is_file():
-        with Path(options.output).open("rb") as file:
-            if not file.read(1024).lstrip().startswith(b"{"):
-                raise ValueError(f"--output {options.output} exists and is no result: choose another file")
 
 
 def _saw(trained: TrainedModel, data: str) -> bool:
@@ -172,8 +156,9 @@ def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Eval
 
 def _table(metrics: dict[str, float], title: str):
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
     table.add_column("error")
     table.add_column("physical units", justify="right")
     table.add_column("normalised units", justify="right")
@@ -186,6 +171,7 @@ def _table(metrics: dict[str, float], title: str):
 
 def _channels(errors: dict[str, dict[str, float]]):
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="by channel, physical units", title_justify="left")
     table.add_column("channel")
@@ -193,7 +179,7 @@ def _channels(errors: dict[str, dict[str, float]]):
     for name in names:
         table.add_column(f"{name} (%)" if name.startswith("relative_l1") else name, justify="right")
     for channel, values in errors.items():
-        table.add_row(channel, *(f"{values[name]:.4g}" for name in names))
+        table.add_row(Text(channel), *(f"{values[name]:.4g}" for name in names))
     return table
 
 

@@ -7,6 +7,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -127,8 +128,30 @@ def value_of(text: Any) -> Any:
     """
     import yaml
 
-    value = yaml.safe_load(text) if isinstance(text, str) else text
+    try:
+        value = yaml.safe_load(text) if isinstance(text, str) else text
+    except yaml.YAMLError as error:
+        raise ValueError(f"a model argument cannot be read: {text!r} ({' '.join(str(error).split())})") from error
     try:
         return float(value) if isinstance(value, str) else value  # YAML wants a point in 1e-6
     except ValueError:
         return value
+
+
+def expect_spare(options: Namespace) -> None:
+    """Refuse to write over what is read, over anything that is no result, or on a folder."""
+    given = {name.upper(): options[name] for name in ("model", "data") if options[name] is not None}
+    for name in ("output", "predictions"):
+        path = options.get(name)
+        if path is None:
+            continue
+        if Path(path).is_dir():
+            raise ValueError(f"--{name} must be a file, but {path} is a folder")
+        for other, taken in given.items():
+            if Path(path).resolve() == Path(taken).resolve():
+                raise ValueError(f"--{name} {path} is {other} itself: choose another file")
+        given[f"--{name}"] = path
+    if options.output is not None and Path(options.output).exists():
+        with Path(options.output).open("rb") as file:
+            if not file.read(1024).lstrip().startswith(b"{"):
+                raise ValueError(f"--output {options.output} exists and is no result: choose another file")

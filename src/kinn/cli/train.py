@@ -159,10 +159,12 @@ def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]
     try:
         fraction = float(options.validation)
     except ValueError:
-        return {
-            "train": data,
-            "validation": resident(_on_a_plane(options.validation, open_dataset(options.validation))),
-        }
+        fraction = None
+    if fraction is None:
+        other: Any = resident(_on_a_plane(options.validation, open_dataset(options.validation)))
+        if _kind(other) != _kind(data):
+            raise ValueError(f"--validation {options.validation} holds {other!r}, unlike {options.data} with {data!r}")
+        return {"train": data, "validation": other}
     if not 0 < fraction < 1:
         raise ValueError(
             f"--validation must be a fraction between 0 and 1, or a data file, but is {options.validation}"
@@ -171,6 +173,11 @@ def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]
     if held_out == len(data):
         raise ValueError(f"{options.data} holds {len(data)} samples: too few for training and validation")
     return split(data, {"train": len(data) - held_out, "validation": held_out}, seed=options.split_seed)
+
+
+def _kind(data: Any) -> tuple[Any, ...]:
+    """What two parts of one data set have in common; grids may differ."""
+    return type(data), *(getattr(data, name, None) for name in ("in_channels", "out_channels", "channels"))
 
 
 def _on_a_plane(path: Any, data: Any) -> Any:

@@ -12,6 +12,8 @@ from kinn.data.writer import Progress
 from kinn.nn.regridding import Points
 from kinn.train import OptimizerSettings, Rollout, TrainSettings
 
+PARTS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class Source:

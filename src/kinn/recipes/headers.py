@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kinn.recipes.experiment import Experiment, File, Source, Variant
+from kinn.recipes.experiment import PARTS, Experiment, File, Source, Variant
 from kinn.recipes.files import file_identity
-from kinn.records import command_line
+from kinn.records import command_line, plain
 from kinn.train.folder import FREE
 
 
@@ -94,8 +94,9 @@ def is_done(path: Path, identity: dict[str, Any]) -> bool:
         found = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not a result record: choose another output folder") from error
-    for key, value in _bound(json.loads(json.dumps(identity))).items():
-        if _bound(found).get(key) != value:
+    found = _bound(found)
+    for key, value in _bound(plain(identity)).items():
+        if found.get(key) != value:
             raise ValueError(
                 f"{path} is the result of another run: its {key} is {found.get(key)!r}, this run has {value!r}; "
                 "choose another output folder"
@@ -104,9 +105,10 @@ def is_done(path: Path, identity: dict[str, Any]) -> bool:
 
 
 def _bound(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without the settings of the training that may change between two runs of the same."""
-    config = record.get("config", {})
-    if "training" not in config:
-        return record
-    training = {name: value for name, value in config["training"].items() if name not in FREE}
-    return {**record, "config": {**config, "training": training}}
+    """A record with the order of its parts, and without the settings in which two runs of the same may differ."""
+    data, config = record.get("data", {}), record.get("config", {})
+    data = {"parts": [part for part in data if part in PARTS], **data}
+    if "training" in config:
+        training = {name: value for name, value in config["training"].items() if name not in FREE}
+        config = {**config, "training": training}
+    return {**record, "data": data, **({"config": config} if config else {})}

@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from kinn.data import TrajectoryDataset
 from kinn.metrics import METRICS
 from kinn.nn.regridding import Points
-from kinn.recipes.experiment import Experiment, File, Variant, spacing
+from kinn.recipes.experiment import PARTS, Experiment, File, Source, Variant, spacing
 from kinn.recipes.files import files_of
 from kinn.recipes.grids import Data
 from kinn.recipes.headers import command_of, file_stem, identity_of, is_done, labels_of
 from kinn.recipes.loading import load_parts, load_transfer
 from kinn.records import write_record
 from kinn.train import FitResult, OperatorTask, RolloutTask, TrainSettings, build_task, evaluate, fit
+from kinn.train.evaluate import evaluation_items, steps_of
 from kinn.train.settings import chosen_device, expect_devices
 
 # of the equations and their data, where files differ in them
@@ -65,6 +68,8 @@ def run_experiment(
     """
     output, seeds = Path(output), tuple(dict.fromkeys(seeds))
     _check(experiment, seeds, device, devices)
+    if not data:
+        _check_samples(experiment)
     files = files_of(experiment, [data] if isinstance(data, (str, Path)) else data)
     paths, left = [], []
     for seed in seeds:
@@ -80,6 +85,8 @@ def run_experiment(
         folder = output / "data"
         where = {"progress": progress, "device": "cuda" if chosen_device(device).type == "cuda" else "cpu"}
         parts = load_parts(experiment, folder, files, **where)
+        for variant in {variant.name: variant for variant, *_ in left if variant.solve is None}.values():
+            _try_out(experiment, variant, parts["train"], device)
         experiment = as_told_by(parts["train"], experiment)
         transfer, why_none = load_transfer(experiment, folder, files, **where)
         told = (files[0] if files else experiment.source).note, *experiment.notes, why_none
@@ -117,8 +124,10 @@ def _check(experiment: Experiment, seeds: Sequence[int], device: str, devices: i
         raise ValueError(f"experiment {experiment.name!r} needs at least one seed, got none")
     expect_devices(chosen_device(device), devices)
     replace(experiment.training, devices=devices)
-    if set(experiment.sizes) != {"train", "validation", "test"}:
-        raise ValueError(f"sizes must name train, validation and test, but are {experiment.sizes}")
+    if set(experiment.sizes) != {*PARTS} or min(experiment.sizes.values()) < 1:
+        raise ValueError(f"sizes must name train, validation and test, none of them empty, but are {experiment.sizes}")
+    if taken := [name for name in experiment.tests if name in PARTS]:
+        raise ValueError(f"further tests need names other than {', '.join(PARTS)}, but one is called {taken[0]!r}")
     metric = experiment.primary_metric.removesuffix("_normalized")
     if metric not in METRICS:
         raise ValueError(
@@ -129,6 +138,27 @@ def _check(experiment: Experiment, seeds: Sequence[int], device: str, devices: i
     if len({*files} - {""}) < len(files):
         names = [variant.name for variant in experiment.variants]
         raise ValueError(f"variants need names that differ in letters and digits, but are {names}")
+
+
+def _check_samples(experiment: Experiment) -> None:
+    """Refuse parts that are larger than what the source makes."""
+    total, source = sum(experiment.sizes.values()), experiment.source
+    samples = source.parameters.get("samples", total) if isinstance(source, Source) else total
+    if samples < total:
+        raise ValueError(f"experiment {experiment.name!r} needs {total} samples, but its source makes {samples}")
+
+
+@torch.no_grad()
+def _try_out(experiment: Experiment, variant: Variant, train: Data, device: str) -> None:
+    """Build a contender and apply it once: what would end a later training shows before the first."""
+    one, where = train.subset(slice(1)), chosen_device(device)
+    forecast = {"rollout": experiment.rollout} if isinstance(train, TrajectoryDataset) else {}
+    trained = build_task(variant.model, variant.arguments, one, seed=0, normalize="none", **forecast).trained
+    trained.to(where).model.eval()
+    given, truth = evaluation_items(one, trained.rollout).batch([0])
+    trained.predict_normalized(given.to(where), 1)
+    if trained.rollout is not None:
+        steps_of(experiment.field_steps, truth.shape[1])
 
 
 def as_told_by(data: Data, experiment: Experiment) -> Experiment:

@@ -127,7 +127,7 @@ def fit(
     data = {"train": _fingerprint(train), "validation": _fingerprint(validation)}
     run = RunFolder(folder)
     config = dict(config) if config is not None else {**task.describe(), "training": asdict(settings)}
-    run.claim(config, data, free={"data"})  # data are known by what they hold, wherever they lie
+    run.claim(config, data, free={"data", "validation"})  # data are known by what they hold, wherever they lie
     summary = run.finished()
     if summary is None:
         title_shown = title if progress else None

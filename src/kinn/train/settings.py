@@ -100,7 +100,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "devices", "log_every", "checkpoint_every"):
             _within(name, getattr(self, name), low=1)
-        _within("seed", self.seed, low=0)
+        _within("seed", self.seed, low=0, high=2**32 - 1)
         _within("workers", self.workers, low=0)
         _within("batch_norm_batches", self.batch_norm_batches, low=0)
         if self.patience is not None:
@@ -244,6 +244,6 @@ def expect_one_of(what: str, value: str, known: tuple[str, ...]) -> None:
 def _within(what: str, value: float, *, low: float, high: float = math.inf, open_low: bool = False) -> None:
     if not math.isfinite(value) or value > high or value < low or (open_low and value == low):
         bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
-            f" and at most {high:g}" if high < math.inf else ""
+            f" and at most {high:.10g}" if high < math.inf else ""
         )
         raise ValueError(f"{what} must be {bounds}, but is {value!r}")

@@ -196,6 +196,33 @@ def test_exports_with_any_batch_size(name: str) -> None:
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["FNO", "FKNO"])
+def test_exported_without_gradients_it_still_has_them(name: str) -> None:
+    model, x = CASES[name].build(2, 2), torch.randn(2, 2, 8, 8)
+    with torch.no_grad():
+        exported = torch.export.export(model.eval(), (x,)).module()
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(model(x).sum(), x)
+    (found,) = torch.autograd.grad(exported(x).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["UKNO", "CNO", "UNet"])
+def test_batch_norms_may_be_synchronised(name: str) -> None:
+    model, x = CASES[name].build(2, 2).eval(), torch.randn(2, 2, 16, 16)
+    expected = model(x)
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+    torch.testing.assert_close(converted(x), expected)
+
+
+@over_cases
+def test_a_memory_format_changes_nothing(name: str) -> None:
+    model, x = CASES[name].build(2, 2).eval(), torch.randn(1, 2, 16, 16)
+    expected = model(x)
+    torch.testing.assert_close(model.to(memory_format=torch.channels_last)(x), expected)
+
+
 @over_cases
 def test_half_precision(name: str) -> None:
     model = CASES[name].build().eval()

@@ -58,6 +58,12 @@ def test_work_grows_with_the_image_alone() -> None:
     assert four == 4 * once
 
 
+def test_a_classifier_at_every_position_works_at_every_position() -> None:
+    how = {"depths": (1, 1), "dims": (8, 16), "num_classes": 10}
+    pooled, unpooled = (multiply_adds(KINN(**how, global_pool=pool), (64, 64)) for pool in ("avg", ""))
+    assert unpooled - pooled == (8 * 8 - 1) * 16 * 10
+
+
 @pytest.mark.parametrize("size", [(160, 160), (224, 192), (97, 61), (512, 512), (1, 1)])
 def test_images_of_any_size_with_the_same_weights(size) -> None:
     model = kinn_nano(num_classes=7, in_chans=5).eval()

@@ -133,12 +133,31 @@ def test_orders_that_multiply_do_not_overflow_half_precision() -> None:
         y = block(x)
     assert y.isfinite().all()
     assert (y.float() - block(x)).norm() < 0.2 * block(x).norm()
+    expected = block(x)
+    y = block.half()(x.half())
+    assert y.dtype == torch.float16
+    assert (y.float() - expected).norm() < 0.2 * expected.norm()
 
 
 def test_a_block_without_storage_knows_its_shape() -> None:
     block = small_block(routes=4, output_norm=True, mlp_ratio=1).to("meta")
     y = block(torch.empty(2, 5, 6, 4, dtype=torch.float64, device="meta"))
     assert (y.shape, y.dtype, y.device.type) == ((2, 5, 6, 4), torch.float64, "meta")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("boundary", ["zero", "periodic"])
+def test_nor_where_it_goes_cell_by_cell(boundary: str, dtype: torch.dtype, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)  # of which one image keeps few busy
+    block = KirchhoffBlock(96, routes=4, boundary=boundary, output_norm=True).to("meta", dtype)
+    x = torch.empty(1, 6, 4, 96, device="meta", dtype=dtype)
+    assert block(x).shape == x.shape
+
+
+def test_a_block_runs_under_fake_tensors() -> None:
+    block = small_block(output_norm=True)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        assert block(fake.from_tensor(field(3, 4))).shape == (2, 3, 4, 4)
 
 
 def test_routes_are_flips_and_transposes_of_one() -> None:

@@ -101,5 +101,7 @@ def test_wrong_arguments() -> None:
         on_training_grid(lambda x: x, torch.zeros(1, 1, 4, 4), -1, periodic=False)
     with pytest.raises(ValueError, match=r"cannot bring fields of shape \(3,\) to a grid of \(4, 4\) points"):
         regrid(torch.zeros(3), [4, 4], points="nodes")
+    with pytest.raises(TypeError, match=r"x must be a floating-point tensor, got torch\.int64"):
+        regrid(torch.arange(5), [9], points="nodes")
     with pytest.raises(ValueError, match=r"\(0,\) points"):
         regrid(torch.zeros(3), [0], points="nodes")

@@ -148,3 +148,6 @@ def test_wrong_arguments() -> None:
         Upsample(half_width=0)
     with pytest.raises(ValueError, match=r"needs even grid sizes, got \(4, 5\)"):
         Downsample()(torch.zeros(1, 4, 5, 1))
+    for layer in (Upsample(), Downsample()):
+        with pytest.raises(TypeError, match="x must be a floating-point tensor"):
+            layer(torch.ones(1, 4, 4, 1, dtype=torch.long))

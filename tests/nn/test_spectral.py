@@ -81,6 +81,20 @@ def test_weights_stay_complex() -> None:
     torch.testing.assert_close(copy.deepcopy(conv).double().weight_positive.to(torch.complex64), original)
 
 
+def test_weights_are_double_where_that_is_the_default() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert {p.dtype for p in SpectralConv2d(2, 2, (2, 2)).parameters()} == {torch.complex128}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_memory_format_changes_nothing() -> None:
+    conv, x = SpectralConv2d(2, 3, (2, 2)), torch.randn(1, 6, 6, 2)
+    expected = conv(x)
+    assert torch.equal(conv.to(memory_format=torch.channels_last)(x), expected)
+
+
 def test_half_precision_input_is_transformed_in_single() -> None:
     conv = SpectralConv2d(2, 2, (3, 3))
     x = torch.randn(1, 10, 10, 2)

@@ -57,6 +57,33 @@ def test_driven_cells_have_the_steps_that_their_drives_choose(wiring: str) -> No
                 drive = cell(drive, dt_scale=0.5, axis=circuit.routes[route].axis)
 
 
+def test_a_sample_of_the_positions_stands_for_all_columns() -> None:
+    """Of 4 x 32 x 32 positions and 128 channels every 32nd position is one in the first column."""
+    torch.manual_seed(0)
+    circuit = KirchhoffBlock(64, routes=1, order=1)
+    with torch.no_grad():
+        circuit.cascades[0][0].dt_proj.weight.mul_(20)
+    x = torch.randn(4, 32, 32, 64) * torch.linspace(0.1, 3, 32)[:, None]
+    x[:, :, 0] = 0
+    (scale,) = time_scales(circuit, lambda: circuit(x))
+    with torch.no_grad():
+        steps = circuit.cascades[0][0].steps(circuit.drive(x, 1.0))
+    expected = torch.quantile(steps.flatten(), torch.tensor([0.1, 0.5, 0.9]))
+    assert scale.step == pytest.approx(expected.tolist(), rel=0.1)
+
+
+def test_a_run_under_autocast_tells_the_same() -> None:
+    model = FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2)
+    x = torch.rand(1, 1, 8, 8)
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            model(x)
+
+    for one, other in zip(time_scales(model, run), time_scales(model, lambda: model(x))):
+        assert one.step == pytest.approx(other.step, rel=0.02)
+
+
 def test_all_blocks_of_a_model_by_name() -> None:
     model = FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2, routes=1)
     assert {(s.block, s.cell) for s in time_scales(model)} == {("trunk.local.0", 1), ("trunk.local.0", 2)}

@@ -99,6 +99,17 @@ def test_not_a_number_stays_where_it_is(normal):
     assert y.isfinite().all()
 
 
+def test_huge_rows_beside_not_a_number_are_still_scaled(normal):
+    x, y, *norm, gate, inner_weight, inner_bias, out, _, _ = gate_arguments(normal, (2, 3), 6, 8, True)
+    y = y * 1e25
+    with_nan = y.index_fill(0, torch.tensor([1]), torch.nan)
+    for factor in (None, torch.ones(2)):  # the reference, too
+        arguments = {"norm": norm, "inner_norm": (inner_weight, inner_bias), "factor": factor}
+        got = gated_output(x, with_nan, gate, out, **arguments)
+        torch.testing.assert_close(got[0], gated_output(x, y, gate, out, **arguments)[0])
+        assert got[0].isfinite().all()
+
+
 def test_periodic_branch_commutes_with_shifts(normal):
     x, *others = evolution_arguments(normal, (1, 6, 8), 3, 4, 3, True, True)
     moved = evolution_cpu(x.roll((2, 3), (1, 2)), *others)

@@ -212,6 +212,15 @@ def test_same_bits_every_time(threads, batch):
         assert all(torch.equal(again[name], value) for name, value in first.items())
 
 
+def test_the_result_may_be_changed_in_place(threads):
+    threads(1)
+    arguments = {k: v.requires_grad_() for k, v in draw(2, (8, 9), 5, 3).items()}
+    y = cascade_scan(**arguments, routes=ROUTES[:2])
+    y += 1
+    y.sum().backward()
+    assert all(v.grad is not None for v in arguments.values())
+
+
 def test_too_little_for_the_threads_goes_cell_by_cell(threads, monkeypatch):
     threads(4)
     assert not cpu.cascade_fits(1, 1, 64)

@@ -16,16 +16,21 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["BatchNorm", "Beyond", "Convolution", "OnTrainingGrid", "PlainConv", "Residual", "UShape", "plain_pair"]
+__all__ = ["Beyond", "Chain", "Convolution", "OnTrainingGrid", "PlainConv", "Residual", "UShape", "plain_pair"]
 
 Beyond = Literal["zeros", "replicate", "circular"]  # what lies beyond the grid
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm over the last axis; the move is a view."""
+class Chain(nn.Sequential):
+    """Modules that take channels last, one after the other; batch norms get them in the place they know."""
 
-    def forward(self, input: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        return super().forward(input.movedim(-1, 1)).movedim(1, -1)
+    def forward(self, input: Tensor) -> Tensor:
+        for module in self:
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # not a class of our own, which SyncBatchNorm drops
+                input = module(input.movedim(-1, 1)).movedim(1, -1)
+            else:
+                input = module(input)
+        return input
 
 
 class PlainConv(nn.Conv2d):
@@ -44,11 +49,11 @@ class PlainConv(nn.Conv2d):
         return super().forward(input.movedim(-1, 1)).movedim(1, -1)
 
 
-class Convolution(nn.Sequential):
+class Convolution(Chain):
     """Convolution, batch norm, activation; the activation may change the resolution."""
 
     def __init__(self, conv: nn.Module, channels: int, activation: nn.Module) -> None:
-        super().__init__(conv, BatchNorm(channels), activation)
+        super().__init__(conv, nn.BatchNorm2d(channels), activation)
 
 
 class Residual(nn.Module):
@@ -56,12 +61,12 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, conv: Callable[[int, int], nn.Module], activation: nn.Module) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
+        self.branch = Chain(
             conv(channels, channels),
-            BatchNorm(channels),
+            nn.BatchNorm2d(channels),
             activation,
             conv(channels, channels),
-            BatchNorm(channels),
+            nn.BatchNorm2d(channels),
         )
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:

@@ -225,11 +225,7 @@ class KirchhoffBlock(nn.Module):
 
     def _cascade(self, drive: Tensor, dt_scale: float) -> Tensor:
         """Dense aggregation of all orders along all routes, Eqs. (23), (24)."""
-        if (
-            self.output_norm is not None
-            and drive.dtype == torch.float16
-            and torch.is_autocast_enabled(drive.device.type)
-        ):
+        if self.output_norm is not None and drive.dtype == torch.float16:
             drive = drive.float()  # the sum of orders, which the norm brings back, would overflow
         cells: list[Any] = list(itertools.chain.from_iterable(cast("Any", self.cascades)))
 

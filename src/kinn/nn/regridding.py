@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kinn.ops.resampling import kaiser_beta
-from kinn.ops.shapes import expect_positive
+from kinn.ops.shapes import expect_floating, expect_positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,11 +37,13 @@ def regrid(x: Float[Tensor, "*batch *grid"], size: Sequence[int], *, points: Poi
             at equal distances from one end, the field being periodic.
 
     Raises:
+        TypeError: if `x` is not a floating-point tensor.
         ValueError: if `x` has fewer axes than `size`, or an axis no point.
 
     >>> regrid(torch.tensor([[0.0, 1.0, 2.0]]), [5], points="nodes").round(decimals=6)
     tensor([[0.0000, 0.5000, 1.0000, 1.5000, 2.0000]])
     """
+    expect_floating("regrid", x=x)
     if len(size) > x.dim() or min(size, default=1) < 1:
         raise ValueError(f"regrid: cannot bring fields of shape {tuple(x.shape)} to a grid of {tuple(size)} points")
     for axis, wanted in zip(range(-len(size), 0), size):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kinn.ops import filtered_activation
 from kinn.ops.resampling import BEHIND, checked_half_width, checked_rate, expect_even, resample
+from kinn.ops.shapes import expect_floating
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,6 +39,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "b *fine c"]:
         """Map `(b, n, ..., c)` to `(b, 2 n, ..., c)`."""
+        expect_floating("Upsample", x=x)
         return resample(x, "up", self.half_width, self.periodic)
 
     def extra_repr(self) -> str:
@@ -69,6 +71,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "b *coarse c"]:
         """Map `(b, n, ..., c)` to `(b, n / 2, ..., c)`."""
+        expect_floating("Downsample", x=x)
         expect_even("Downsample", x)
         return resample(x, "down", self.half_width, self.periodic)
 

@@ -58,9 +58,9 @@ class SpectralConv2d(nn.Module):
         self.out_channels = out_channels
         self.n_modes = n_modes
         shape = (in_channels, out_channels, *n_modes)
-        scale = 1 / (in_channels * out_channels)
-        self.weight_positive = nn.Parameter(scale * torch.rand(shape, dtype=torch.cfloat))
-        self.weight_negative = nn.Parameter(scale * torch.rand(shape, dtype=torch.cfloat))
+        scale, dtype = 1 / (in_channels * out_channels), torch.promote_types(torch.get_default_dtype(), torch.cfloat)
+        self.weight_positive = nn.Parameter(scale * torch.rand(shape, dtype=dtype))
+        self.weight_negative = nn.Parameter(scale * torch.rand(shape, dtype=dtype))
 
     def forward(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
         """Map `(b, h, w, in_channels)` to `(b, h, w, out_channels)`."""
@@ -115,9 +115,9 @@ class SpectralConv2d(nn.Module):
         def keep_complex(tensor: Tensor) -> Tensor:
             if not tensor.is_complex():
                 return fn(tensor)
-            parts = fn(torch.view_as_real(tensor))
+            parts = fn(torch.view_as_real(tensor).reshape(-1)).view(*tensor.shape, 2)  # flat: `fn` may order the axes
             if parts.dtype not in (torch.float32, torch.float64):
                 parts = parts.float()  # complex numbers of half precision cannot be transformed on every device
-            return torch.view_as_complex(parts.contiguous())
+            return torch.view_as_complex(parts)
 
         return super()._apply(keep_complex, recurse)

@@ -98,7 +98,10 @@ def _of_block(name: str, block: KirchhoffBlock, met: tuple[Tensor, float] | None
 
 
 def _quantiles(dt: Float[Tensor, "m d"], cell: KirchhoffCell) -> tuple[Quantiles, Quantiles]:
-    dt = dt[:: -(-dt.numel() // _MOST_STEPS)].double()
+    most = max(1, _MOST_STEPS // dt.shape[-1])
+    if len(dt) > most:  # by chance: every n-th position may be one column of the grid
+        dt = dt[torch.randperm(len(dt), generator=torch.Generator().manual_seed(0))[:most].to(dt.device)]
+    dt = dt.double()
     constants = 1 / (dt.unsqueeze(-1) * cell.A_log.double().exp())
     at = dt.new_tensor((0.1, 0.5, 0.9))
     steps, taus = (cast("Quantiles", tuple(torch.quantile(v.flatten(), at).tolist())) for v in (dt, constants))
@@ -110,8 +113,8 @@ def _inputs(blocks: dict[str, KirchhoffBlock], met: dict[str, tuple[Tensor, floa
     """Note what every block is called with."""
 
     def note(name: str) -> Callable[..., None]:
-        def hook(block: nn.Module, arguments: tuple[Tensor, ...], options: dict[str, float]) -> None:
-            met[name] = arguments[0], options.get("dt_scale", 1.0)
+        def hook(block: Any, arguments: tuple[Tensor, ...], options: dict[str, float]) -> None:
+            met[name] = arguments[0].to(block.norm.weight.dtype), options.get("dt_scale", 1.0)  # autocast's may differ
 
         return hook
 

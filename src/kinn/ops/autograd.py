@@ -20,6 +20,11 @@ def exporting() -> bool:
     return torch.compiler.is_exporting() if hasattr(torch.compiler, "is_exporting") else torch.compiler.is_compiling()
 
 
+def needs_saving(*tensors: torch.Tensor | None) -> bool:
+    """Whether an operator keeps what its backward needs; an exported program may be asked for gradients later."""
+    return exporting() or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+
+
 def register_scan(name: str) -> None:
     """Make `kinn::<name>` differentiable by `kinn::<name>_backward`.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kinn.ops.autograd import transformed
 from kinn.ops.backends import kernels_fit
@@ -116,8 +117,11 @@ def gated_output(
         bias=(bias, (c,)), inner_weight=(inner_weight, (d,)), inner_bias=(inner_bias, (d,)),
         factor=(factor, (x.shape[0],)),  # not len(x), which would fix the batch size of an export
     )  # fmt: skip
-    if inner_norm is not None:
+    if inner_weight is not None and inner_bias is not None:
         y = _within_reach(y)
+        if y.dtype != inner_weight.dtype:  # a cascade in float32 between layers of half precision
+            y = F.layer_norm(y, (d,), inner_weight.to(y.dtype), inner_bias.to(y.dtype), inner_eps).to(x.dtype)
+            inner_weight = inner_bias = None
     arguments = (x, y, weight, bias, gate, inner_weight, inner_bias, out, eps, inner_eps)
     fits = gate is not None and factor is None and y.dtype == x.dtype and y.device == x.device
     if fits and kernels_fit(x, (weight, bias, gate, inner_weight, inner_bias, out), BRANCH_MOST_WEIGHTS):
@@ -127,12 +131,12 @@ def gated_output(
 
 def _within_reach(y: Tensor) -> Tensor:
     """Rows whose squares would overflow, scaled down: a norm that follows gives the same."""
-    eager = y.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed()
+    eager = y.device.type == "cpu" and type(y) is Tensor and not torch.compiler.is_compiling() and not transformed()
     if y.numel() == 0:
         return y
     if eager:
         least, greatest = y.detach().aminmax()
-        if not (greatest > _REACH or least < -_REACH):
+        if greatest <= _REACH and least >= -_REACH:  # false where there is a NaN
             return y
     least, greatest = y.detach().aminmax(dim=-1, keepdim=True)
     size = torch.maximum(greatest, -least)

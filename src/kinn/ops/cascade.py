@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -124,10 +125,11 @@ def cascade_scan(
         or 0 in (*a.shape[2:], dt_weight.shape[-1])  # its kernels form no empty products
         or not cascade_fits(x.shape[0], len(routes), x.shape[-1])
     ):
-        with torch.autocast(x.device.type, enabled=False):
+        meta = x.device.type == "meta"  # knows no autocast, and is nobody's backend by name
+        with nullcontext() if meta else torch.autocast(x.device.type, enabled=False):
             y = _by_cells(
                 x.to(dtype), projection, dt_weight, dt_bias, a, D, routes, wiring, couplings, dt_scale,
-                injection=injection, lines=lines, boundary=boundary, backend=backend,
+                injection=injection, lines=lines, boundary=boundary, backend="auto" if meta else backend,
             )  # fmt: skip
     else:
         grid = x.shape[1:-1]

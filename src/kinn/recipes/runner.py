@@ -152,7 +152,7 @@ def _check_samples(experiment: Experiment) -> None:
 def _try_out(experiment: Experiment, variant: Variant, train: Data, device: str) -> None:
     """Build a contender and apply it once: what would end a later training shows before the first."""
     one, where = train.subset(slice(1)), chosen_device(device)
-    forecast = {"rollout": experiment.rollout} if isinstance(train, TrajectoryDataset) else {}
+    forecast: dict[str, Any] = {"rollout": experiment.rollout} if isinstance(train, TrajectoryDataset) else {}
     trained = build_task(variant.model, variant.arguments, one, seed=0, normalize="none", **forecast).trained
     trained.to(where).model.eval()
     given, truth = evaluation_items(one, trained.rollout).batch([0])

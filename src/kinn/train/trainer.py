@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from kinn.train.callbacks import AtomicCheckpoints, History
@@ -23,6 +25,31 @@ from kinn.train.settings import chosen_device
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+
+
+class RealViews(torch.amp.GradScaler):  # pyright: ignore[reportPrivateImportUsage]
+    """A scaler of gradients for models with complex weights, such as FNO's: PyTorch's own cannot unscale theirs.
+
+    >>> weight = torch.nn.Parameter(torch.ones(2, dtype=torch.cfloat))
+    >>> optimizer, scaler = torch.optim.SGD([weight], lr=0.5), RealViews("cpu")
+    >>> scaler.scale(weight.abs().square().sum()).backward()
+    >>> _ = scaler.step(optimizer)
+    >>> weight.tolist()
+    [0j, 0j]
+    """
+
+    def _unscale_grads_(self, optimizer: Any, *args: Any, **options: Any) -> Any:
+        groups = [{"params": [_real(parameter) for parameter in g["params"]]} for g in optimizer.param_groups]
+        return super()._unscale_grads_(SimpleNamespace(param_groups=groups), *args, **options)  # pyright: ignore
+
+
+def _real(parameter: torch.Tensor) -> torch.Tensor:
+    """A complex parameter as real numbers, with its gradient: both in the same memory."""
+    if parameter.grad is None or not parameter.is_complex():
+        return parameter
+    view = torch.view_as_real(parameter.detach())
+    view.grad = torch.view_as_real(parameter.grad)
+    return view
 
 
 def make_trainer(
@@ -61,9 +88,14 @@ def make_trainer(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+    if precision == "16" and chosen_device(device).type == "cuda":
+        how: dict[str, Any] = {}
+        plugins = [*plugins, MixedPrecision("16-mixed", "cuda", RealViews("cuda"))]
+    else:
+        how = {"precision": _PRECISIONS[precision]}
     return lightning.Trainer(
         accelerator=_ACCELERATORS[device],
-        precision=_PRECISIONS[precision],  # pyright: ignore[reportArgumentType]
+        **how,
         use_distributed_sampler=False,
         logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
         callbacks=[history, *callbacks, last],

@@ -41,7 +41,7 @@ def multiply_adds(model: KINN, size: tuple[int, int] = (224, 224)) -> int:
         elif isinstance(module, nn.LayerNorm):
             total += _NORM * output.numel()
         elif isinstance(module, nn.Linear):
-            total += module.weight.numel()
+            total += output.shape[1:-1].numel() * module.weight.numel()
 
     within = {id(part) for block in model.modules() if isinstance(block, KirchhoffBlock) for part in block.modules()}
     counted = [m for m in model.modules() if isinstance(m, KirchhoffBlock) or id(m) not in within]

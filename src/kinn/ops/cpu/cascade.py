@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kinn.ops.autograd import register_cascade
+from kinn.ops.autograd import needs_saving, register_cascade
 from kinn.ops.cpu.compiled import FLOOR, groups_for, load_kernels, rows_of, run_items, work_of
 from kinn.ops.cpu.records import TILE, Size, slow_below
 from kinn.ops.path import Path
@@ -56,7 +56,7 @@ def cascade_cpu(
 
     All tensors float32 or all float64. Differentiable once.
     """
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, projection, dt_weight, dt_bias, a, D))
+    save = needs_saving(x, projection, dt_weight, dt_bias, a, D)
     flat = [int(value) if isinstance(value, bool) else value for path in paths for value in path]
     y, _ = torch.ops.kinn.cascade_scan(
         x, projection, dt_weight, dt_bias, a, D, flat, series, injection == "zoh", bounded, dt_scale, save
@@ -82,16 +82,16 @@ def _forward(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, bounded
     _, checkpoints = _fake(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, bounded, dt_scale, save)
     plan = _plan(kernels, x, dt_weight, a, paths, series, zoh, bounded, dt_scale)
     parameters, _alive = _parameters(kernels, projection, dt_weight, dt_bias, a, D)
-    y = x.new_empty(plan.groups, *x.shape)
-    rows, _x = rows_of(x)
+    y = x.new_empty(x.shape if plan.groups == 1 else (plan.groups, *x.shape))  # no view of it may leave an operator
+    (rows, _x), (out, _y) = rows_of(x), rows_of(y if plan.groups == 1 else y[0])
     run_items(
         kernels.forward,
         plan.blocks * plan.groups,
         work_of(x.numel() * plan.routes * plan.cells, plan.size.n),
-        plan, parameters, _table(paths), np.array(_kept_at(x, a, paths)), rows, rows_of(y[0])[0], x.numel(),
+        plan, parameters, _table(paths), np.array(_kept_at(x, a, paths)), rows, out, x.numel(),
         checkpoints.data_ptr() if save else 0, like=_like(x),
     )  # fmt: skip
-    return y[0] if plan.groups == 1 else y.sum(0), checkpoints
+    return y if plan.groups == 1 else y.sum(0), checkpoints
 
 
 torch.library.register_fake("kinn::cascade_scan", _fake)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinn.ops.autograd import register_scan
+from kinn.ops.autograd import needs_saving, register_scan
 from kinn.ops.cpu.compiled import (
     FLOOR,
     address,
@@ -48,9 +48,7 @@ def scan_cpu(
 
     All tensors float32 or all float64. Differentiable once.
     """
-    save = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, dt, a, B, C, D, initial_state)
-    )
+    save = needs_saving(x, dt, a, B, C, D, initial_state)
     y, state, _ = torch.ops.kinn.selective_scan(x, dt, a, B, C, D, initial_state, *path, injection == "zoh", save)
     return y, state
 

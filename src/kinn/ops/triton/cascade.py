@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from kinn.ops.autograd import exporting, register_cascade
+from kinn.ops.autograd import exporting, needs_saving, register_cascade
 from kinn.ops.triton.scan import processors_of, with_rows
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def cascade_triton(
     The parameters all float32 or all float64, which is computed in; `x` of any floating-point type, `y` of the same.
     Differentiable once.
     """
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, projection, dt_weight, dt_bias, a, D))
+    save = needs_saving(x, projection, dt_weight, dt_bias, a, D)
     grid, codes = list(x.shape[1:-1]), [2 * axis + reverse for axis, reverse in routes]
     y, _ = torch.ops.kinn.cascade_scan_triton(
         x.flatten(1, -2), projection, dt_weight, dt_bias, a, D, grid, codes, joined, series, injection == "zoh",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from kinn.ops.autograd import register_scan
+from kinn.ops.autograd import needs_saving, register_scan
 from kinn.ops.path import Path
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def scan_triton(
     `a` (float32 or float64), `D` and `initial_state` have the type that is computed in; the others any floating-point
     type, `y` that of `x`. Differentiable once. A negative `dt` or `a` is not looked for: that would wait for the GPU.
     """
-    save = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, dt, a, B, C, D, initial_state)
-    )
+    save = needs_saving(x, dt, a, B, C, D, initial_state)
     scan = torch.ops.kinn.selective_scan_triton
     y, state, _ = scan(x, dt, a, B, C, D, initial_state, *path, injection == "zoh", save)
     return y, state

@@ -160,6 +160,16 @@ def test_number_over_an_error_is_its_relative_norm(records):
     assert "UKNO K=0 3.12 % and UKNO K=2 1.87 %" in field_pictures(poisson)[0].alt
 
 
+def test_predictions_that_are_all_far_off_by_unlike_amounts_are_drawn(records):
+    rng = np.random.default_rng(0)
+    for record, far in zip(records[:2], (50, 1000)):
+        for sample in record["fields"]:
+            truth = np.asarray(sample["truth"])
+            sample["prediction"] = (truth + far * rng.standard_normal(truth.shape)).tolist()
+    for picture in field_pictures(load_records(records[:2])[0]):
+        assert picture.render(LIGHT).startswith(b"\x89PNG")
+
+
 def test_a_wild_prediction_does_not_wash_out_the_others(records):
     records[0]["fields"][0]["prediction"][3][4] = 1e6
     (poisson,) = load_records(records[:2])

@@ -171,6 +171,14 @@ def test_error_against_routes_spreads_over_seeds(tables):
     assert "Bars and bands show the standard deviation over seeds" in picture.caption
 
 
+def test_two_families_have_a_line_each(tables):
+    runs = tables("ns-routes")
+    more = [{**run, "variant": f"other {run['variant']}", "model": "other"} for run in runs if run.get("factor")]
+    (picture,) = factor_pictures(load_records([*runs, *more])[0])
+    assert "other" in picture.alt
+    assert "FKNO" in picture.alt
+
+
 def test_one_value_of_a_factor_is_no_figure(tables):
     records = [r for r in tables("ns-routes") if r["variant"] in ("FNO", "FKNO-4")]
     assert list(factor_pictures(load_records(records)[0])) == []

@@ -88,6 +88,13 @@ def test_page_says_what_happened(page):
         assert text in page.text
 
 
+def test_names_that_share_their_letters_do_not_share_files(records, tmp_path):
+    names = "渦", "流れ", "test_1", "test-1"
+    runs = [{**record, "experiment": name} for name in names for record in records[:2]]
+    paths = export(runs, tmp_path)
+    assert len({*paths}) == len(paths) > 4 * 10
+
+
 def test_hostile_names_are_text(records, tmp_path):
     evil = '<script>alert("1")</script> $\\frac$ {{ 7*7 }} & '
     for record in records:

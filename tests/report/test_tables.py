@@ -227,6 +227,32 @@ def test_no_trend_is_said_of_a_further_test_on_which_some_diverged(tables, varia
     assert "out of distribution" not in trends[0]
 
 
+def test_a_diverged_seed_counts_wherever_its_siblings_have_a_figure(tables):
+    runs = tables("darcy")
+    (lost,) = [run for run in runs if run["variant"] == "UKNO" and run["seed"] == 1]
+    lost["metrics"] = {"test": {"nrmse": None}}
+    del lost["transfer"]
+    lost["time"], lost["hardware"] = {}, {}
+    table = table_of(runs)
+    place = [v.name for v in load_records(runs)[0].variants].index("UKNO")
+    lost_on = [column for column in table.columns if "diverged" in column.cells[place]]
+    assert {column.header for column in lost_on} >= {"nRMSE", "RMSE"}
+    assert not any(place in column.best for column in table.columns)
+    assert not load_records(runs)[0].variants[place].at_resolutions("nrmse")[64].finite
+    assert not any("different machines" in note for note in table.notes)
+
+
+def test_two_families_have_no_common_trend(tables):
+    runs = tables("ns-routes")
+    more = [{**run, "variant": f"other {run['variant']}", "model": "other"} for run in runs if run.get("factor")]
+    assert not any(note.startswith("With the number") for note in table_of([*runs, *more]).notes)
+
+
+def test_a_rise_from_nothing_has_no_percentage(tables):
+    runs = [with_error(r, 0.0) if r["variant"] == "FKNO-1" else r for r in tables("ns-routes")]
+    assert "With the number of routes the error rises from FKNO-1 to FKNO-2." in table_of(runs).notes
+
+
 def test_a_few_steps_rank_nothing(tables, records):
     assert "rank nothing" in table_of(tables("darcy", "demo")).notes[1]
     assert not any(column.best for column in table_of(tables("darcy", "demo")).columns)
@@ -310,7 +336,7 @@ def test_hostile_names_stay_text_everywhere(records):
     markdown = to_markdown(table)
     assert "<script>" not in markdown
     assert r"\[red\]K\_0\|" in markdown
-    assert r"[red]K\_0|\{x\}\textbackslash{}\$\textasciicircum{}\textasciitilde{}\#\textless{}" in to_latex(table)
+    assert r"{[}red]K\_0|\{x\}\textbackslash{}\$\textasciicircum{}\textasciitilde{}\#\textless{}" in to_latex(table)
     assert r"50 \% \& " in to_latex(table)
 
 

@@ -10,6 +10,7 @@ import signal
 import pytest
 import torch
 import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 
 from kinn.data import Standard, from_arrays, split
@@ -250,6 +251,22 @@ def test_early_stopping(run):
     result, _ = run(epochs=30, lr=0.3, patience=2)
     assert result.epochs < 30
     assert result.epochs == result.best_epoch + 2
+
+
+def test_without_patience_left_a_run_does_not_train_on(run, tmp_path):
+    result, _ = run(epochs=30, lr=0.3, patience=2)
+    (result.model_path.parent / "result.json").unlink()  # killed before it was written
+    again, _ = run(epochs=30, lr=0.3, patience=2)
+    assert numbers(again) == numbers(result)
+
+
+def test_a_task_of_a_cluster_trains_alone_and_logs(run, monkeypatch):
+    for name, value in {"NTASKS": "3", "PROCID": "1", "JOB_NAME": "job", "LOCALID": "1", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    result, _ = run(epochs=1)
+    assert list((result.model_path.parent / "tensorboard").glob("events*"))
+    assert rank_zero_only.rank == 1
 
 
 def test_a_diverged_run_stops_with_a_reason(run, small_fno, monkeypatch):

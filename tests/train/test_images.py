@@ -319,6 +319,22 @@ def test_evaluation_goes_by_the_names_of_classes(folder, trained, tmp_path):
         evaluate_images(trained.folder / "raw.safetensors", open_images(tmp_path, ""), workers=0, device="cpu")
 
 
+def test_images_of_sixteen_bits_are_refused(tmp_path):
+    (tmp_path / "train" / "one").mkdir(parents=True)
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "train" / "one" / "0.png")
+    with pytest.raises(ValueError, match=r"one/0\.png has more than 8 bits a channel \(mode I;16\)"):
+        open_images(tmp_path, "train")
+
+
+def test_a_model_without_stochastic_depth_is_trained_without(folder, tmp_path):
+    settings = replace(QUICK, model="ghostnet_100", model_arguments={})
+    with pytest.raises(ValueError, match="ghostnet_100 knows no stochastic depth: leave drop_path out"):
+        fit(folder, tmp_path / "asked", settings)
+    with pytest.warns(UserWarning, match="ghostnet_100 knows no stochastic depth"):
+        made = fitting._model(replace(settings, drop_path=None), 3)
+    assert made.num_classes == 3
+
+
 def test_grey_images(folder, tmp_path):
     grey = replace(QUICK, model_arguments={**QUICK.model_arguments, "in_chans": 1})
     run = fit(folder, tmp_path / "run", grey)

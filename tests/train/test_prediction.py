@@ -74,6 +74,9 @@ def test_fields_may_be_arrays_of_any_precision():
     x = torch.randn(2, 1, 5)
     for given in (x.double(), x.numpy(), x.double().numpy()):
         torch.testing.assert_close(model.predict(given), model.predict(x))
+    flipped = x.numpy()[..., ::-1]
+    for given in (flipped, flipped.astype(">f4")):
+        torch.testing.assert_close(model.predict(given), model.predict(x.flip(-1)))
 
 
 def test_a_model_that_knows_no_spacing_says_so():

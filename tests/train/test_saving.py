@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kinn.data import MinMax, Standard
-from kinn.models import build
+from kinn.models import build, register_model
 from kinn.train import Rollout, load_model, save_model
 from kinn.train.saving import FORMAT
 
@@ -44,6 +44,24 @@ def test_round_trip_keeps_every_bit_and_the_answer(saved, small_fno):
     assert trained.rollout is None
     assert trained.metadata["extra"] == {"epoch": 3}
     assert trained.metadata["arguments"]["width"] == 6
+
+
+def test_lazy_modules_reload_with_the_shapes_that_they_took(tmp_path):
+    @register_model
+    class LazyLinear(torch.nn.Module):
+        """One map to the output's channels, whatever comes in."""
+
+        def __init__(self, in_channels, out_channels):
+            super().__init__()
+            self.map = torch.nn.LazyConv2d(out_channels, 1)
+
+        def forward(self, x):
+            return self.map(x)
+
+    x, model = torch.rand(2, 3, 4, 4), LazyLinear(3, 1)
+    expected = model(x)
+    save_model(tmp_path / "m.safetensors", model)
+    torch.testing.assert_close(load_model(tmp_path / "m.safetensors").predict(x), expected)
 
 
 def test_a_forecaster_stays_one(tmp_path, small_fno):

@@ -63,22 +63,29 @@ def factor_pictures(experiment: Experiment) -> Iterator[Picture]:
 
 def _lines(experiment: Experiment, family: list[Variant]) -> Lines:
     metric, splits = experiment.primary_metric, experiment.splits
-    models = {r.model for variant in family for r in variant.records}
-    model = next(iter(models)) if len(models) == 1 and "" not in models else "variants"
     lines = Lines(splits, {}, {}, {})
     for split in splits:
         ending = f", {split_name(split)}" if len(splits) > 1 else ""
-        values = {v.factor[1]: v.metric(metric, split) for v in family if v.factor}
-        if points := drawable(values):
-            lines.measured[f"{model}{ending}"] = (split, points)
+        for label, variants in _by_model(family).items():
+            values = {v.factor[1]: v.metric(metric, split) for v in variants if v.factor}
+            if points := drawable(values):
+                lines.measured[f"{label}{ending}"] = (split, points)
+            told = {v.factor[1]: figure for v in variants if v.factor and (figure := v.published(metric, split))}
+            if told:
+                lines.paper[f"{label}{ending}, paper"] = (split, dict(sorted(told.items())))
         for variant in experiment.variants:
             score = None if variant in family else variant.metric(metric, split)
             if score is not None and score.finite and score.mean > 0:
                 lines.level[f"{variant.name}{ending}"] = (split, score)
-        told = {v.factor[1]: figure for v in family if v.factor and (figure := v.published(metric, split))}
-        if told:
-            lines.paper[f"{model}{ending}, paper"] = (split, dict(sorted(told.items())))
     return lines
+
+
+def _by_model(family: list[Variant]) -> dict[str, list[Variant]]:
+    """One line of variants, or one for each model where their numbers repeat."""
+    models = list(dict.fromkeys(variant.records[0].model for variant in family))
+    if len({v.factor[1] for v in family if v.factor}) < len(family):
+        return {model: [v for v in family if v.records[0].model == model] for model in models}
+    return {(len(models) == 1 and models[0]) or "variants": family}
 
 
 def _picture(experiment: Experiment, name: str, family: list[Variant], lines: Lines, places: list[float]) -> Picture:

@@ -6,8 +6,9 @@ import json
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -63,9 +64,11 @@ class Variant:
     records: tuple[Record, ...]
 
     def metric(self, name: str, split: str = "test") -> Measure | None:
-        """A metric over seeds, or None where no run has it; a null in the file counts as diverged."""
-        found = [r.metrics[split][name] for r in self.records if name in r.metrics.get(split, {})]
-        return measure(math.nan if value is None else value for value in found)
+        """A metric over seeds, or None where no run has it; not finite where a run diverged."""
+        having = [record for record in self.records if name in record.metrics.get(split, {})]
+        found = [record.metrics[split][name] for record in having]
+        lost = [None for record in self.records if record.diverged and record not in having] if having else []
+        return measure(math.nan if value is None else value for value in (*found, *lost))
 
     def seconds(self) -> float | None:
         """Training time in seconds of the quickest seed: its median epoch times their number, if the records tell.
@@ -106,6 +109,8 @@ class Variant:
             if name in place["metrics"]:
                 value = place["metrics"][name]
                 found.setdefault(place["resolution"], []).append(math.nan if value is None else value)
+        if any(record.diverged for record in self.records):
+            found = {resolution: [math.nan] for resolution in found}
         return {resolution: m for resolution in sorted(found) if (m := measure(found[resolution]))}
 
     def published(self, metric: str, split: str = "test") -> float | None:
@@ -129,6 +134,7 @@ class Experiment:
     label: str
     primary_metric: str
     variants: tuple[Variant, ...]
+    place: int = 1  # among those that would have its name for files
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -157,7 +163,8 @@ class Experiment:
     @property
     def machines(self) -> int:
         """How many machines, devices and ways to compile the runs had."""
-        return len({repr((r.hardware, r.device or "cpu", r.devices, r.compiled or "none")) for r in self.records})
+        timed = [record for record in self.records if record.time]  # a diverged one does not say where it ran
+        return len({repr((r.hardware, r.device or "cpu", r.devices, r.compiled or "none")) for r in timed}) or 1
 
     @property
     def other_metrics(self) -> tuple[str, ...]:
@@ -180,7 +187,7 @@ class Experiment:
     @property
     def slug(self) -> str:
         """A name for files and anchors."""
-        return slug(self.recipe, self.name, self.budget)
+        return slug(self.recipe, self.name, self.budget) + (f"-{self.place}" if self.place > 1 else "")
 
     @property
     def ranks(self) -> bool:
@@ -227,7 +234,7 @@ def slug(*names: str) -> str:
     >>> slug("ns-rollout", "unroll-3", "small")
     'ns-rollout-unroll-3-small'
     """
-    return "-".join(dict.fromkeys(re.findall(r"[a-z0-9]+", " ".join(names).lower()))) or "experiment"
+    return "-".join(dict.fromkeys(re.findall(r"[^\W_]+", " ".join(names).lower()))) or "experiment"
 
 
 def load_records(source: Source) -> list[Experiment]:
@@ -311,7 +318,11 @@ def _group(records: list[Record]) -> list[Experiment]:
         variants = experiments.setdefault((record.recipe, record.experiment, record.budget), {})
         variants.setdefault(record.variant, []).append(record)
     ordered = sorted(experiments.items(), key=lambda item: [natural_order(part) for part in item[0]])
-    return [_experiment(*key, variants) for key, variants in ordered]
+    found, places = [], Counter[str]()
+    for experiment in (_experiment(*key, variants) for key, variants in ordered):
+        places[experiment.slug] += 1
+        found.append(replace(experiment, place=places[experiment.slug]))
+    return found
 
 
 _APART = "give them names of their own (kinn evaluate --name), or a folder of their own"

@@ -81,6 +81,11 @@ class Record:
         """Whether the record says how it was trained on the data; what solves each sample by itself says "solver"."""
         return bool(self.config) and "solver" not in self.config
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the run has no figure: none of its metrics counts then, those that were not measured neither."""
+        return self.metrics["test"].get(self.primary_metric) is None
+
 
 REQUIRED = ("experiment", "variant", "role", "seed", "primary_metric", "metrics")
 TEXTS = (

@@ -127,5 +127,6 @@ def error_scale(shots: Collection[Shot]) -> Scale:
     finite = [shot.error[np.isfinite(shot.error)] for shot in shots]
     sizes = [mean for errors in finite if errors.size and (mean := float(np.sqrt(np.mean(errors**2)))) > 0]
     if sizes and max(sizes) > UNLIKE * min(sizes):
+        size = max(size, 2 * min(sizes))  # all may be far above the truth
         return Scale("magma_r", min(sizes) / 2, size, largest > size, log=True)
     return Scale("PuOr", -size, size, largest > size)

@@ -17,6 +17,7 @@ LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
+    "[": "{[}",  # at the start of a row it would be an option of the line before
     "&": r"\&",
     "%": r"\%",
     "$": r"\$",

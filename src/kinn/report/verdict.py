@@ -123,7 +123,7 @@ def _trend(experiment: Experiment) -> Iterator[str]:
     """Whether the error falls with every step of the number in which the variants differ."""
     factors = {v.name: v.factor for v in experiment.variants if v.factor and _score(experiment, v).finite}
     names = {name for name, _ in factors.values()}
-    if len(names) != 1 or len(factors) < 3:
+    if len(names) != 1 or len(factors) < 3 or len({*factors.values()}) < len(factors):  # or several families
         return
     (name,) = names
     ordered = sorted((v for v in experiment.variants if v.name in factors), key=lambda v: factors[v.name][1])
@@ -132,7 +132,7 @@ def _trend(experiment: Experiment) -> Iterator[str]:
         if len(scores) < len(ordered):  # diverged on it, or was not measured
             continue
         rises = [
-            f"from {one} to {other} (by {100 * (after.mean / before.mean - 1):.0f} %)"
+            f"from {one} to {other}" + (f" (by {100 * (after.mean / before.mean - 1):.0f} %)" if before.mean else "")
             for (one, before), (other, after) in itertools.pairwise(scores)
             if after.mean > before.mean
         ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -173,7 +175,7 @@ def _train(process: Process, job: _Job) -> None:
     )
     reset_peak_memory()
     keep_freed_memory()
-    with calm():
+    with calm(), _as_rank(process.rank):
         train = batches(job.train, settings, shuffled=True, process=process)
         validation = batches(job.validation, settings, shuffled=False, process=process)
         whole = train if process.count == 1 else batches(job.train, settings, shuffled=True)
@@ -207,9 +209,7 @@ def _trainer(job: _Job, run: RunFolder, history: History, whole: DataLoader, tit
         callbacks.append(FreshBatchNorm(whole, settings.batch_norm_batches))
     if settings.patience is not None:
         callbacks.append(
-            EarlyStopping(
-                "validation_loss", patience=settings.patience, check_on_train_epoch_end=True, check_finite=False
-            )
+            _Patience("validation_loss", patience=settings.patience, check_on_train_epoch_end=True, check_finite=False)
         )
     return make_trainer(
         run,
@@ -218,8 +218,7 @@ def _trainer(job: _Job, run: RunFolder, history: History, whole: DataLoader, tit
         device=settings.device,
         precision=settings.precision,
         checkpoint_every=settings.checkpoint_every,
-        # not whatever a cluster's scheduler has set
-        plugins=[LightningEnvironment()] if settings.devices > 1 else [],
+        plugins=[LightningEnvironment()],  # not whatever a cluster's scheduler has set
         devices=settings.devices,
         strategy=_strategy(settings.devices),
         max_epochs=settings.epochs,
@@ -227,6 +226,24 @@ def _trainer(job: _Job, run: RunFolder, history: History, whole: DataLoader, tit
         deterministic=settings.deterministic or None,
         log_every_n_steps=settings.log_every,
     )
+
+
+class _Patience(EarlyStopping):
+    """A run that had no patience left, but was stopped before it was finished, does not train on."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+@contextmanager
+def _as_rank(rank: int) -> Iterator[None]:
+    """Lightning writes logs in the process of rank 0: here that is ours, not that of a cluster's task."""
+    told: Any = rank_zero_only
+    before, told.rank = told.rank, rank
+    try:
+        yield
+    finally:
+        told.rank = before
 
 
 def _strategy(devices: int) -> DDPStrategy | str:

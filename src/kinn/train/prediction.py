@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -118,6 +119,8 @@ class TrainedModel:
                 ".trajectories.read(range(4)), or measure all with kinn.train.evaluate"
             )
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
+        if isinstance(values, np.ndarray):  # of any byte order, and of any strides
+            values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
         return torch.as_tensor(values).to(parameter)
 
     def settings(self) -> dict[str, Any]:

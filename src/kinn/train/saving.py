@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kinn._version import __version__
 from kinn.data import Identity, normalizer_from_state
@@ -172,7 +173,7 @@ def _check_fit(path: Path, name: str, expected: Mapping[str, Tensor], found: Map
             f"unknown ones {surplus[:3]}"
         )
     for key, tensor in expected.items():
-        if tensor.shape != found[key].shape:
+        if not is_lazy(tensor) and tensor.shape != found[key].shape:
             raise ValueError(
                 f"{path} does not fit {name}: '{key}' should have the shape {tuple(tensor.shape)}, "
                 f"but has {tuple(found[key].shape)}"

@@ -149,6 +149,7 @@ def calm() -> Iterator[None]:
                 ".*does not have many workers.*",
                 ".*number of training batches.*smaller than the logging interval.*",
                 ".*exists and is not empty.*",
+                ".*dirpath has changed.*",  # of a folder that was moved, best model and all
                 ".*GPU available but not used.*",
                 ".*Found .* module.* in eval mode.*",
                 ".*LeafSpec.*deprecated.*",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import IterableDataset
 
 import kinn.models.vision  # noqa: F401  its models by name
+from kinn.notices import warn_once
 from kinn.records import peak_memory, plain, reset_peak_memory
 from kinn.train.callbacks import History, TrainingProgress
 from kinn.train.folder import RunFolder
@@ -111,12 +113,24 @@ class _Job:
     progress: bool
 
 
+def _model(settings: ImageSettings, classes: int) -> torch.nn.Module:
+    make = partial(timm.create_model, settings.model, num_classes=classes, **settings.model_arguments)
+    torch.manual_seed(settings.seed)
+    try:
+        return make(drop_path_rate=settings.drop_path_rate)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        if settings.drop_path:
+            raise ValueError(f"{settings.model} knows no stochastic depth: leave drop_path out") from error
+        warn_once(f"{settings.model} knows no stochastic depth: it is trained without")
+    torch.manual_seed(settings.seed)
+    return make()
+
+
 def _train(job: _Job) -> dict[str, Any]:
     settings, process, run, classes = job.settings, job.process, job.run, job.data["classes"]
-    torch.manual_seed(settings.seed)
-    model = timm.create_model(
-        settings.model, num_classes=classes, drop_path_rate=settings.drop_path_rate, **settings.model_arguments
-    )
+    model = _model(settings, classes)
     if settings.grad_checkpointing:
         model.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
     stats = normalisation(model, settings.model_arguments.get("in_chans", 3))

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from timm.data import create_dataset
+from PIL import Image
+from timm.data import ImageDataset, create_dataset
 from torch.utils.data import IterableDataset
 
 from kinn.train.images.launch import meet
@@ -62,7 +63,23 @@ def open_images(
         _check_shards(Path(root), found.reader.split_info.filenames)
     elif not isinstance(found, IterableDataset) and len(found) == 0:
         raise FileNotFoundError(f"{root} holds no images for part {split!r}")
+    if isinstance(found, ImageDataset):
+        _check_depth(found)
     return found
+
+
+def _check_depth(images: Any, looked_at: int = 16) -> None:
+    """Refuse images of more than 8 bits a channel, all of whose values would become white; some stand for all."""
+    for index in range(0, len(images), -(-len(images) // looked_at)):
+        try:
+            with Image.open(images.reader[index][0]) as image:
+                mode = image.mode
+        except OSError:
+            continue  # told when it is read
+        if mode[0] in "IF":
+            raise ValueError(
+                f"image {images.filename(index)} has more than 8 bits a channel (mode {mode}): convert all to 8 bits"
+            )
 
 
 def class_names(images: Images) -> list[str] | None:

@@ -161,9 +161,9 @@ def test_an_exported_part_is_not_taken_for_the_whole(tmp_path: Path) -> None:
     how = {"resolution": 8, "max_mode": 2, "seed": 0}
     whole = open_dataset(generate_poisson(tmp_path / "whole.h5", samples=6, **how))
     part = export_dataset(whole.subset(slice(2)), tmp_path / "part.h5", layout="kinn")
-    assert generate_poisson(part, samples=2, **how) == part
-    with pytest.raises(ValueError, match="samples is 2 there and 6 here"):
-        generate_poisson(part, samples=6, **how)
+    for samples in (2, 6):
+        with pytest.raises(ValueError, match="it is a part, 2 of 6 samples"):
+            generate_poisson(part, samples=samples, **how)
 
 
 @both

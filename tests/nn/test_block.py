@@ -134,6 +134,10 @@ def test_orders_that_multiply_do_not_overflow_half_precision() -> None:
     assert y.isfinite().all()
     assert (y.float() - block(x)).norm() < 0.2 * block(x).norm()
     expected = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        before, _ = block(x), block.output_norm.weight.data.mul_(1.003)
+        assert not torch.equal(block(x), before)  # norms keep the weights of a float32
+    block.output_norm.weight.data.div_(1.003)
     y = block.half()(x.half())
     assert y.dtype == torch.float16
     assert (y.float() - expected).norm() < 0.2 * expected.norm()
@@ -147,7 +151,7 @@ def test_a_block_without_storage_knows_its_shape() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("boundary", ["zero", "periodic"])
-def test_nor_where_it_goes_cell_by_cell(boundary: str, dtype: torch.dtype, monkeypatch) -> None:
+def test_a_block_without_storage_goes_cell_by_cell_too(boundary: str, dtype: torch.dtype, monkeypatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)  # of which one image keeps few busy
     block = KirchhoffBlock(96, routes=4, boundary=boundary, output_norm=True).to("meta", dtype)
     x = torch.empty(1, 6, 4, 96, device="meta", dtype=dtype)

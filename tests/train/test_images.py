@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -295,6 +296,7 @@ def test_a_tar_file_for_every_part(folder, trained, tmp_path):
     archives, folders = ([open_images(root, part) for part in ("train", "val")] for root in (tmp_path, folder))
     assert [len(part) for part in archives] == [len(part) for part in folders] == [48, 21]
     assert class_names(archives[0]) == list(CLASSES)
+    pickle.dumps(archives[0])  # as workers that are not forked get it: no archive is open yet
     file = trained.folder / "raw.safetensors"
     found = evaluate_images(file, open_images(tmp_path / "validation.tar", ""), workers=0, device="cpu")
     assert found["loss"] == pytest.approx(trained.curves["raw_loss"][-1])
@@ -330,6 +332,8 @@ def test_a_model_without_stochastic_depth_is_trained_without(folder, tmp_path):
     settings = replace(QUICK, model="ghostnet_100", model_arguments={})
     with pytest.raises(ValueError, match="ghostnet_100 knows no stochastic depth: leave drop_path out"):
         fit(folder, tmp_path / "asked", settings)
+    with pytest.raises(ValueError, match="stochastic depth is the setting drop_path"):
+        fit(folder, tmp_path / "other", replace(QUICK, model_arguments={"drop_path_rate": 0.5}))
     with pytest.warns(UserWarning, match="ghostnet_100 knows no stochastic depth"):
         made = fitting._model(replace(settings, drop_path=None), 3)
     assert made.num_classes == 3
@@ -405,7 +409,11 @@ def test_two_processes_under_srun_meet(tmp_path):
         )
         for rank in range(2)
     ]
-    assert [process.communicate(timeout=120)[0] for process in processes] == ["2 1\n", "2 1\n"]
+    try:
+        assert [process.communicate(timeout=120)[0] for process in processes] == ["2 1\n", "2 1\n"]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def test_what_cannot_be_trained(folder, tmp_path):

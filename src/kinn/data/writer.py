@@ -55,8 +55,9 @@ class FilePlan:
     def difference(self, attributes: Mapping[str, Any]) -> str | None:
         """The first parameter in which a file's attributes differ from this plan."""
         theirs = {"equation": str(attributes["equation"]), **attributes["parameters"]}
-        if "samples" in theirs:  # an exported part keeps the parameters of the whole
-            theirs["samples"] = int(attributes["samples"])
+        held = int(attributes["samples"])
+        if held != theirs.get("samples", held):
+            return f"it is a part, {held} of {theirs['samples']} samples"
         ours = {"equation": self.equation, **json.loads(json.dumps(dict(self.parameters)))}
         for name in [*ours, *theirs]:
             if theirs.get(name) != ours.get(name):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kinn.models.checks import check_fields
 from kinn.models.registry import register_model
-from kinn.nn import ChannelMLP, SpectralConv2d
+from kinn.nn import ChannelMLP, KirchhoffBlock, SpectralConv2d
 from kinn.ops import channel_mix
 from kinn.ops.shapes import expect_at_least
 
@@ -30,7 +30,7 @@ class FourierTrunk(nn.Module):
     Args:
         in_channels: channels of the input field, coordinates not counted.
         out_channels: channels of the output field.
-        local_operators: one per layer, `(b, h, w, width)` to the same: a linear map, or a block that takes `dt_scale`.
+        local_operators: one module per layer, `(b, h, w, width)` to the same; Kirchhoff blocks are given `dt_scale`.
         n_modes: Fourier modes kept along each grid axis.
         width: channels inside.
         coordinates: append the two grid coordinates, each running from 0 to 1 inclusive, to the input.
@@ -69,7 +69,7 @@ class FourierTrunk(nn.Module):
             if isinstance(local, nn.Linear):
                 x = channel_mix(x, spectral(x), local.weight, local.bias, gelu=gelu)
             else:
-                x = spectral(x) + local(x, dt_scale=dt_scale)
+                x = spectral(x) + (local(x, dt_scale=dt_scale) if isinstance(local, KirchhoffBlock) else local(x))
                 x = F.gelu(x) if gelu else x
         return self.project(x).movedim(-1, 1)
 

@@ -119,7 +119,8 @@ def gated_output(
     )  # fmt: skip
     if inner_weight is not None and inner_bias is not None:
         y = _within_reach(y)
-        if y.dtype != inner_weight.dtype:  # a cascade in float32 between layers of half precision
+        # a cascade in float32 between layers of half precision
+        if torch.promote_types(y.dtype, inner_weight.dtype) != inner_weight.dtype:
             y = F.layer_norm(y, (d,), inner_weight.to(y.dtype), inner_bias.to(y.dtype), inner_eps).to(x.dtype)
             inner_weight = inner_bias = None
     arguments = (x, y, weight, bias, gate, inner_weight, inner_bias, out, eps, inner_eps)

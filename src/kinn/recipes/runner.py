@@ -143,7 +143,7 @@ def _check(experiment: Experiment, seeds: Sequence[int], device: str, devices: i
 def _check_samples(experiment: Experiment) -> None:
     """Refuse parts that are larger than what the source makes."""
     total, source = sum(experiment.sizes.values()), experiment.source
-    samples = source.parameters.get("samples", total) if isinstance(source, Source) else total
+    samples = source.settings.get("samples", total) if isinstance(source, Source) else total
     if samples < total:
         raise ValueError(f"experiment {experiment.name!r} needs {total} samples, but its source makes {samples}")
 

@@ -208,9 +208,10 @@ def _trainer(job: _Job, run: RunFolder, history: History, whole: DataLoader, tit
     if settings.batch_norm_batches:
         callbacks.append(FreshBatchNorm(whole, settings.batch_norm_batches))
     if settings.patience is not None:
-        callbacks.append(
-            _Patience("validation_loss", patience=settings.patience, check_on_train_epoch_end=True, check_finite=False)
+        patience = EarlyStopping(
+            "validation_loss", patience=settings.patience, check_on_train_epoch_end=True, check_finite=False
         )
+        callbacks += [patience, _StayStopped(patience)]
     return make_trainer(
         run,
         history,
@@ -228,11 +229,14 @@ def _trainer(job: _Job, run: RunFolder, history: History, whole: DataLoader, tit
     )
 
 
-class _Patience(EarlyStopping):
-    """A run that had no patience left, but was stopped before it was finished, does not train on."""
+class _StayStopped(lightning.Callback):
+    """A run that had no patience left, but was killed before it was finished, does not train on."""
+
+    def __init__(self, patience: EarlyStopping) -> None:
+        self.patience = patience
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.should_stop = self.wait_count >= self.patience
+        trainer.should_stop |= self.patience.wait_count >= self.patience.patience
 
 
 @contextmanager

@@ -114,6 +114,8 @@ class _Job:
 
 
 def _model(settings: ImageSettings, classes: int) -> torch.nn.Module:
+    if "drop_path_rate" in settings.model_arguments:
+        raise ValueError("stochastic depth is the setting drop_path, not the model argument drop_path_rate")
     make = partial(timm.create_model, settings.model, num_classes=classes, **settings.model_arguments)
     torch.manual_seed(settings.seed)
     try:

@@ -98,6 +98,7 @@ class ImageSettings:
             self._expect(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         self._expect("lr", self.lr > 0, "positive")
         self._expect("crop", 0 < self.crop <= 1, "above 0 and at most 1")
+        self._expect("seed", 0 <= self.seed < 2**32, "at least 0 and below 2^32")
         self._expect("drop_path", self.drop_path is None or 0 <= self.drop_path < 1, "at least 0 and below 1")
         self._expect("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers, at least 0 and below 1")
         low, high = self.scale or (1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -70,9 +71,10 @@ def open_images(
 
 def _check_depth(images: Any, looked_at: int = 16) -> None:
     """Refuse images of more than 8 bits a channel, all of whose values would become white; some stand for all."""
+    reader = copy.deepcopy(images.reader)  # an archive that this process opened is not for its workers
     for index in range(0, len(images), -(-len(images) // looked_at)):
         try:
-            with Image.open(images.reader[index][0]) as image:
+            with reader[index][0] as file, Image.open(file) as image:
                 mode = image.mode
         except OSError:
             continue  # told when it is read

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kinn.models import CNO
+from kinn.models.parts import Chain
 from kinn.nn import FilteredActivation
 
 
@@ -36,10 +37,10 @@ def test_offset_acts_before_the_activation(rate: float) -> None:
     filtered = FilteredActivation(activation[0].activation, rate=rate)
 
     def written(x: Tensor) -> Tensor:
-        return filtered(norm(convolution(x)) + activation.offset)
+        return filtered(Chain(convolution, norm)(x) + activation.offset)
 
     x = torch.randn(1, 4, 6, convolution.in_channels, dtype=torch.float64)
-    after = nn.Sequential(convolution, norm, activation)(x)
+    after = Chain(convolution, norm, activation)(x)
     torch.testing.assert_close(after, written(x), rtol=0, atol=1e-12)
     assert after.shape[1:3] == (4 * rate, 6 * rate)
 

@@ -65,10 +65,11 @@ class Variant:
 
     def metric(self, name: str, split: str = "test") -> Measure | None:
         """A metric over seeds, or None where no run has it; not finite where a run diverged."""
-        having = [record for record in self.records if name in record.metrics.get(split, {})]
-        found = [record.metrics[split][name] for record in having]
-        lost = [None for record in self.records if record.diverged and record not in having] if having else []
-        return measure(math.nan if value is None else value for value in (*found, *lost))
+        of_runs = [(record.metrics.get(split, {}), record.diverged) for record in self.records]
+        if not any(name in metrics for metrics, _ in of_runs):
+            return None
+        found = [metrics.get(name) for metrics, diverged in of_runs if diverged or name in metrics]
+        return measure(math.nan if value is None else value for value in found)
 
     def seconds(self) -> float | None:
         """Training time in seconds of the quickest seed: its median epoch times their number, if the records tell.

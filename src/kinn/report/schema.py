@@ -83,7 +83,7 @@ class Record:
 
     @property
     def diverged(self) -> bool:
-        """Whether the run has no figure: none of its metrics counts then, those that were not measured neither."""
+        """Whether the run has no figure for the primary metric; the others that its siblings have it may lack."""
         return self.metrics["test"].get(self.primary_metric) is None
 
 

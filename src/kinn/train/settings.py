@@ -65,6 +65,7 @@ class TrainSettings:
         epochs: passes over the training data.
         batch_size: samples per optimiser step, over all devices together: each takes an equal part.
         seed: of the order of the data, input noise and dropout; of initial weights, where they are drawn for a run.
+            Below 2^32.
         patience: stop after so many epochs without a better validation loss; None never stops early.
         precision: `32`, or mixed `bf16` or `16`.
         device: `auto` (the GPU if there is one), `cpu`, `cuda` or `mps`.

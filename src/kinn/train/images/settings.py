@@ -43,7 +43,7 @@ class ImageSettings:
         erasing: probability of erasing a rectangle.
         crop: part of an image that evaluation looks at.
         interpolation: of evaluation; training draws one.
-        seed: of weights, order and augmentation.
+        seed: of weights, order and augmentation, below 2^32.
         precision: `32`, or mixed `bf16` or `16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: processes that read images, for each process that trains.

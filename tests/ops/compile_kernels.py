@@ -32,7 +32,10 @@ HARDWARE = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
 def compile_kernel(kernel, capability: int, given, options: dict, narrow: tuple[str, ...]) -> str:
-    """Sizes of a kernel whose inputs, and outputs in `narrow`, have the type `given`."""
+    """Sizes of a kernel whose inputs, and outputs in `narrow`, have the type `given`.
+
+    In double precision every number that Triton makes a constant where it is one, is one.
+    """
     constants = {k: v for k, v in options.items() if k in kernel.arg_names}
     signature = {}
     for name in kernel.arg_names:
@@ -42,8 +45,12 @@ def compile_kernel(kernel, capability: int, given, options: dict, narrow: tuple[
             signature[name] = POINTER[given]
         elif name in OTHERS or name in ("y", "dx"):
             signature[name] = POINTER[options["TYPE"]]
+        elif name.startswith("scale"):
+            signature[name] = "fp32"
+        elif given == tl.float64 and name not in kernel.do_not_specialize:
+            signature[name], constants[name] = "constexpr", 1
         else:
-            signature[name] = "fp32" if name.startswith("scale") else "i32"
+            signature[name] = "i32"
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     target = GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options={k: v for k, v in options.items() if k in HARDWARE})

@@ -1,0 +1,66 @@
+"""Several processes that train on images together."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+
+def test_two_processes_under_torchrun_agree_with_one(folder, tmp_path, quick):
+    plain = {"mixup": 0.0, "cutmix": 0.0, "auto_augment": "", "erasing": 0.0, "drop_path": 0.0, "epochs": 2}
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\nfrom dataclasses import replace\nfrom kinn.train.images import *\n"
+        f"settings = replace(ImageSettings(), **{ {**vars(quick), **plain, 'scale': None}!r})\n"
+        f"parts = [open_images({str(folder)!r}, part) for part in ('train', 'validation')]\n"
+        "fit_images(settings, *parts, sys.argv[1], progress=False)\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    curves = []
+    for count in (1, 2):
+        run = [*torchrun, f"--nproc-per-node={count}", script, tmp_path / str(count)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(run, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        curves.append(json.loads((tmp_path / str(count) / "result.json").read_text())["curves"])
+    assert curves[1]["raw_loss"] == pytest.approx(curves[0]["raw_loss"], rel=1e-4)
+    assert curves[1]["raw_top1"] == curves[0]["raw_top1"]
+
+
+def test_two_processes_under_srun_meet(tmp_path):
+    script = tmp_path / "meet.py"
+    script.write_text(
+        "import torch\nfrom torch import distributed\nfrom kinn.train.images.launch import meet\nmeet()\n"
+        "ranks = torch.tensor([distributed.get_rank()])\ndistributed.all_reduce(ranks)\n"
+        "print(distributed.get_world_size(), ranks.item())\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    others = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script],
+            env={**others, **told, "SLURM_PROCID": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.communicate(timeout=120)[0] for process in processes] == ["2 1\n", "2 1\n"]
+    finally:
+        for process in processes:
+            process.kill()

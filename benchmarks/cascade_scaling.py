@@ -17,7 +17,9 @@ from pathlib import Path
 
 import torch
 
-from kinn.bench import difference, take_turns
+from kinn.bench import difference, refuse_wrong, take_turns
+from kinn.bench.cascades import ROUTES
+from kinn.bench.shapes import cascade_tensors, normal_numbers
 from kinn.ops import cascade_scan
 from kinn.records import write_record
 
@@ -29,30 +31,16 @@ VARIED = {
     "cells": (1, 2, 3, 4),
     "routes": (1, 2, 4),
 }
-ROUTES = [(1, False), (0, False), (1, True), (0, True)]
 
 
 def draw(length: int, channels: int, potentials: int, cells: int, routes: int, batch: int = 4, rank: int = 4):
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    return {
-        "x": normal(batch, length // 64, 64, channels),
-        "projection": normal(routes, cells, rank + 2 * potentials, channels) * 0.4 * (potentials * channels) ** -0.5,
-        "dt_weight": normal(routes, cells, channels, rank) * rank**-0.5,
-        "dt_bias": normal(routes, cells, channels) - 3,
-        "a": torch.arange(1.0, potentials + 1).expand(routes, cells, channels, potentials).contiguous(),
-        "D": torch.ones(routes, cells, channels),
-    }
+    return cascade_tensors(normal_numbers(), (batch, length // 64, 64, channels), routes, cells, potentials, rank)
 
 
 def check(**sizes: int) -> None:
     function = partial(cascade_scan, routes=ROUTES[: sizes["routes"]])
     error = difference(function, draw(**{**sizes, "length": 192}), partial(function, backend="reference"))
-    if error > 1e-5:
-        raise SystemExit(f"at {sizes} the cascade differs by {error:.1e} from float64: nothing is timed")
+    refuse_wrong(f"at {sizes} the cascade", error, most=1e-5)
 
 
 def prepare(**sizes: int):

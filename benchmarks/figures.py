@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from kinn.report.records import load_records
+from kinn.report import load_records
 from kinn.report.sections import sections_of
 from kinn.report.speed import draw_scaling, draw_scans
 from kinn.report.style import PAPER

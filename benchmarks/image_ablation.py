@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinn.bench import WithoutScan
 from kinn.models.vision import KINN
 from kinn.nn import KirchhoffBlock
 from kinn.records import write_record
@@ -54,8 +55,7 @@ def build(scan: bool = True, **arguments: Any) -> KINN:
         model = KINN(**SIZE, **arguments, mlp_ratio=mlp_ratio, drop_path_rate=0.1, **options)
         for block in model.modules():
             if not scan and isinstance(block, KirchhoffBlock):
-                block.cascades = nn.ModuleList()
-                block._cascade = lambda drive, dt_scale: drive  # the gate multiplies what drove the cascade
+                block.__class__, block.cascades = WithoutScan, nn.ModuleList()
         return model
 
     def count(model: nn.Module) -> int:

@@ -19,7 +19,7 @@ import timm
 import torch
 
 import kinn  # noqa: F401  enters KINN in timm's registry
-from kinn.bench import model_difference, peak_memory, summary, take_turns
+from kinn.bench import model_difference, peak_memory_apart, refuse_wrong, summary, take_turns
 from kinn.records import write_record
 
 OURS, BASE = "kinn_tiny", "convnext_tiny"
@@ -66,14 +66,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     error = model_difference(timm.create_model(OURS), torch.randn(2, 3, 64, 64))
-    if error > 1e-3:
-        raise SystemExit(f"{OURS} differs by {error:.1e} from itself in float64: nothing is timed")
+    refuse_wrong(OURS, error, most=1e-3)
     results = {}
     for batch in options.batches:
         for title, what in (("forward", forward), ("training step", training)):
             found = results[f"{title}, batch {batch}"] = measure(what, batch, options.repeats)
             for name in MODELS:
-                found[name]["peak_mib"] = (peak_memory(partial(what, batch=batch), name) or math.nan) / 2**20
+                found[name]["peak_mib"] = (peak_memory_apart(partial(what, batch=batch), name) or math.nan) / 2**20
     batches = " ".join(map(str, options.batches))
     how = f"--repeats {options.repeats} --threads {options.threads} --batches {batches}"
     record = {

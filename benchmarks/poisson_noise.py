@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kinn import recipes
 from kinn.data import OperatorDataset
 from kinn.recipes.loading import load_parts
 from kinn.records import write_record
 from kinn.train import TrainedModel, load_model
+from kinn.train.callbacks import fresh_statistics
 
 RESULTS = Path(__file__).resolve().parents[1] / "results/poisson_noise"
 BATCH, DRAWS = 16, 5
@@ -33,15 +34,9 @@ BATCH, DRAWS = 16, 5
 
 def measure_statistics(trained: TrainedModel, train: OperatorDataset, order: Tensor) -> None:
     """Give the batch norms the mean statistics of these training samples, in batches as in training."""
-    norms = [module for module in trained.model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
+    with torch.no_grad(), fresh_statistics(trained.model):
         for batch in order.split(BATCH):
             trained.predict_normalized(train.batch(batch.tolist())[0])
-    trained.model.eval()
 
 
 def errors(trained: TrainedModel, data: OperatorDataset) -> dict[str, float]:

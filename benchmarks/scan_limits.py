@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from kinn.bench import Shape, difference, measure_machine, scan_cost, summary, take_turns
+from kinn.bench import Shape, difference, measure_machine, refuse_wrong, scan_cost, summary, take_turns
+from kinn.bench.shapes import draw
 from kinn.ops import selective_scan
 from kinn.records import write_record
 from kinn.train import keep_freed_memory
@@ -27,21 +28,14 @@ SMALL = (1, 98)  # mostly the time of a call; times are of what the others take 
 
 
 def check(potentials: int) -> None:
-    tensors = draw(*SMALL, potentials)
     function = partial(selective_scan, injection="euler")
+    tensors = draw(Shape(*SMALL, CHANNELS, potentials))
     error = difference(function, tensors, partial(function, backend="reference"))
-    if error > 1e-5:
-        raise SystemExit(f"with {potentials} potentials the scan differs by {error:.1e} from float64: nothing is timed")
-
-
-def draw(sequences: int, length: int, potentials: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shape = Shape(sequences, length, CHANNELS, potentials)
-    return shape.tensors(lambda *size: torch.randn(size, generator=generator))
+    refuse_wrong(f"with {potentials} potentials the scan", error, most=1e-5)
 
 
 def prepare(sequences: int, length: int, potentials: int) -> dict[str, Any]:
-    tensors = draw(sequences, length, potentials)
+    tensors = draw(Shape(sequences, length, CHANNELS, potentials))
     leaves = [tensor.requires_grad_() for tensor in tensors.values()]
     given = torch.randn_like(leaves[0])
 

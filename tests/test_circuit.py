@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kinn.circuit import Cascade, RCNode, _propagator
+from kinn.circuit import Bank, Cascade, RCNode
+from kinn.circuit.linear import propagator
 
 TIMES = np.array([0.0, 1e-3, 0.1, 0.7, 2.0, 9.0])
 
@@ -87,9 +88,22 @@ def test_wrong_times_and_shapes_are_refused():
         Cascade([RCNode(1e-300, 1.0, 1.0)]).impulse_response(1e300)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_polynomials_roots_and_state_space_are_one_transfer_function(size):
-    cascade = random_cascade(size, size)
+def random_bank(size: int, seed: int, **options) -> Bank:
+    return Bank(random_cascade(size, seed).nodes, **options)
+
+
+CASCADES = {
+    **{str(size): random_cascade(size, size) for size in (1, 2, 3, 5)},
+    "bank": Cascade([random_bank(4, 20, d=0.3)]),
+    "series": Cascade([random_bank(2, 21, d=1.0), random_cascade(1, 22).nodes[0], random_bank(3, 23)]),
+    "dense": Cascade([random_bank(2, 24, d=1.0), random_bank(3, 25), random_bank(2, 26, d=-0.5)], dense=True),
+}
+
+
+@pytest.mark.parametrize("name", CASCADES)
+def test_polynomials_roots_and_state_space_are_one_transfer_function(name):
+    cascade = CASCADES[name]
+    size = len(cascade.nodes)
     s = np.array([0.0, 0.4, 1.0 + 2.0j, -0.1j, 300j])
     H = cascade.transfer_function(s)
     np.testing.assert_allclose(np.polyval(cascade.numerator, s) / np.polyval(cascade.denominator, s), H, rtol=1e-11)
@@ -102,6 +116,7 @@ def test_polynomials_roots_and_state_space_are_one_transfer_function(size):
     np.testing.assert_allclose(cascade.frequency_response(300.0), H[-1], rtol=1e-15)
     np.testing.assert_allclose(np.sort(np.linalg.eigvals(A)), np.sort(cascade.poles), rtol=1e-14)
     assert (cascade.poles < 0).all()
+    assert cascade.degree() == size
 
 
 def test_impulse_response_by_partial_fractions():
@@ -120,9 +135,9 @@ def test_equal_stages_have_no_partial_fractions_and_still_a_response():
     assert cascade.degree() == 3
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_responses_belong_together(size):
-    cascade = random_cascade(size, 10 + size)
+@pytest.mark.parametrize("name", CASCADES)
+def test_responses_belong_together(name):
+    cascade = CASCADES[name]
     delta, total = cascade.feedthrough, cascade.dc_gain
     assert cascade.step_response(0.0) == pytest.approx(delta, rel=1e-15)
     assert cascade.step_response(1e4) == pytest.approx(total, rel=1e-13)
@@ -185,6 +200,58 @@ def test_cell_by_cell_steps_approach_the_circuit_at_first_order():
     np.testing.assert_allclose(orders, 1.0, atol=0.1)
 
 
+def test_banks_and_dense_cascades_are_sums():
+    first, second, third = random_bank(2, 30, d=0.4), random_bank(3, 31), random_cascade(1, 32).nodes[0]
+    x, s = np.random.default_rng(2).normal(size=(2, 25)), np.array([0.2, 1.0 + 3.0j])
+    stages = [first, second, third]
+    dense, heads = Cascade(stages, dense=True), [Cascade(stages[: k + 1]) for k in range(3)]
+    alone = [Cascade([node]) for node in first.nodes]
+    for method, arguments in (("transfer_function", (s,)), ("impulse_response", (TIMES,)), ("step_response", (TIMES,))):
+        sums = sum(getattr(head, method)(*arguments) for head in heads)
+        np.testing.assert_allclose(getattr(dense, method)(*arguments), sums, rtol=1e-12, atol=1e-14)
+        direct = 0.0 if method == "impulse_response" else 0.4
+        sums = direct + sum(getattr(node, method)(*arguments) for node in alone)
+        np.testing.assert_allclose(getattr(Cascade([first]), method)(*arguments), sums, rtol=1e-12, atol=1e-14)
+    for method in ("simulate", "simulate_cells"):
+        y, v = getattr(dense, method)(x, 0.3)
+        sums = sum(getattr(head, method)(x, 0.3)[0] for head in heads)
+        np.testing.assert_allclose(y, sums, rtol=1e-12, atol=1e-13)
+        assert v.shape == (2, 25, 6)
+        y, _ = getattr(Cascade([first]), method)(x, 0.3)
+        sums = 0.4 * x + sum(node.simulate(x, 0.3)[0] for node in first.nodes)
+        np.testing.assert_allclose(y, sums, rtol=1e-12, atol=1e-13)
+
+
+def test_zeros_of_a_bank_without_feedthrough():
+    # 1/(s+1) - 2/(s+3) + 1/(s+5) = 8/((s+1)(s+3)(s+5)): neither the drive nor its rate passes
+    parts = [(1.0, 1.0), (3.0, -2.0), (5.0, 1.0)]
+    flat = Bank([RCNode.from_rates(a, 0.5, 2 * r) for a, r in parts])
+    assert Cascade([flat]).reduced()[0].size == 0
+    assert Cascade([flat]).degree() == 3
+    # 1/(s+1) + 1/(s+3) = 2 (s+2)/((s+1)(s+3)), and what has its pole there
+    pair = Bank([RCNode.from_rates(a, 0.5, 2.0) for a in (1.0, 3.0)])
+    np.testing.assert_allclose(pair.zeros, [-2.0], rtol=1e-14)
+    assert Cascade([pair, RCNode.from_rates(2.0, 1.0)]).degree() == 2
+
+
+def test_complex_zeros_meet_no_pole():
+    # 1 + 2/(s+1) - 5/(s+2) = (s^2 + 1)/((s+1)(s+2)): nothing of a drive at 1 rad/s comes out
+    notch = Cascade([Bank([RCNode.from_rates(1.0, 0.5, 4.0), RCNode.from_rates(2.0, 1.0, -5.0)], d=1.0)])
+    np.testing.assert_allclose(np.sort_complex(notch.zeros), [-1j, 1j], atol=1e-14)
+    assert abs(notch.frequency_response(1.0)) < 1e-15
+    assert notch.degree() == 2
+    assert "poles -2, -1, zeros" in str(notch)
+
+
+def test_bank_without_a_sum_is_silent_and_refuses_what_cannot_be():
+    node = RCNode.from_rates(2.0, 1.0)
+    assert Cascade([Bank([node, RCNode.from_rates(2.0, 1.0, -1.0)])]).degree() == 0
+    with pytest.raises(ValueError, match="a bank of at least one node"):
+        Bank([])
+    with pytest.raises(ValueError, match="finite d, got inf"):
+        Bank([node], math.inf)
+
+
 def test_degree_counts_multiplicities():
     slow, cancels = RCNode.from_rates(2.0, 1.0), RCNode.from_rates(3.0, 1.0, c=-1.0, d=1.0)  # zero at -2
     assert Cascade([slow, slow, cancels]).degree() == 2  # poles -2 -2 -3, one zero -2
@@ -215,7 +282,7 @@ def test_tolerance_of_the_cancellation():
 def test_propagator_agrees_with_torch():
     generator, _, _ = random_cascade(4, 8)._driven()
     expected = torch.linalg.matrix_exp(torch.from_numpy(generator * TIMES[:, None, None])).numpy()
-    np.testing.assert_allclose(_propagator(generator, TIMES), expected, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(propagator(generator, TIMES), expected, rtol=1e-11, atol=1e-13)
 
 
 def test_propagator_keeps_its_digits_in_stiff_cascades():

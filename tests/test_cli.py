@@ -284,6 +284,20 @@ def test_a_full_disk_and_a_missing_extra(folder, capsys, monkeypatch, error, tmp
     assert said in ("Error: No space left on device: x", "Error: needs Lightning")
 
 
+def test_memory_that_runs_out_is_a_sentence(capsys, monkeypatch):
+    """Of a CPU, where torch raises a plain RuntimeError, as of a GPU; other RuntimeErrors are ours to mend."""
+
+    def of_a_gpu(_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    for fails in (lambda _: torch.empty(2**50), of_a_gpu):
+        monkeypatch.setattr("kinn.cli._parser", fails)
+        assert "not enough memory: try a smaller --batch-size" in error_of(capsys, "train")
+    monkeypatch.setattr("kinn.cli._parser", lambda _: torch.eye(2) @ torch.eye(3))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        main(["train"])
+
+
 def test_ctrl_c_says_how_to_go_on(folder, capsys, monkeypatch, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt

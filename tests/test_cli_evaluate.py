@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from kinn.cli import main
-from kinn.data import export_dataset, from_arrays, open_dataset
+from kinn.data import export_dataset, from_arrays, from_trajectories, open_dataset
 from kinn.metrics import relative_l2
 from kinn.models import FKNO, FNO
 from kinn.notices import warn_once
 from kinn.report import load_records
-from kinn.train import evaluate, load_model, save_model
+from kinn.train import Rollout, evaluate, load_model, save_model
 
 
 def test_a_trained_model_is_measured(folder, capsys):
@@ -53,6 +53,36 @@ def test_evaluations_in_a_folder_make_a_report(folder, capsys):
     assert "3 evaluations of 2 models" in page
     assert "took no part in training" not in page
     assert "FKNO-4" in next((folder / "paper").glob("*.tex")).read_text()
+
+
+def test_a_record_is_drawn_and_ranked_as_asked_for(folder, tmp_path, capsys):
+    flows = from_trajectories(torch.rand(4, 6, 1, 8, 8))
+    export_dataset(flows, tmp_path / "flow.h5", layout="kinn")
+    save_model(tmp_path / "m.safetensors", FNO(2, 1, width=4, n_modes=(2, 2)), rollout=Rollout(n_history=2))
+    measure = ["evaluate", f"{tmp_path}/m.safetensors", f"{tmp_path}/flow.h5", "--output", f"{tmp_path}/r/e.json"]
+    drawn = ["--samples", "3", "1", "--steps", "2", "-1"]
+    words = ["--role", "ours", "--title", "Flows", "--metric", "rmse_normalized", *drawn]
+    assert main([*measure, *words]) == 0
+    record = json.loads((tmp_path / "r" / "e.json").read_text())
+    assert (record["role"], record["title"], record["primary_metric"]) == ("ours", "Flows", "rmse_normalized")
+    assert [(field["label"], field["step"]) for field in record["fields"]] == [
+        ("sample 3", 2),
+        ("sample 3", 4),
+        ("sample 1", 2),
+        ("sample 1", 4),
+    ]
+    assert [spectrum["step"] for spectrum in record["spectra"]] == [2, 4]
+    assert load_records(tmp_path / "r")[0].primary_metric == "rmse_normalized"
+    for words, message in (
+        (["--samples", "0", "4"], "--samples must be from 0 to 3"),
+        (["--samples", "-1"], "--samples must be from 0 to 3"),
+        (["--steps", "5"], "there is no rollout step 5: steps count from 1 to 4"),
+        (["--metric", "l2"], "--metric must be one of rmse, nrmse,"),
+        (["--role", "theirs"], "--role: Expected one of 'ours', 'baseline'"),
+    ):
+        capsys.readouterr()
+        assert main([*measure, *words]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_errors_on_samples_of_the_training_are_called_so(folder, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import numpy as np
 import pytest
@@ -54,6 +55,22 @@ def test_a_folder_is_trained_on_and_its_model_measured(folder, tmp_path, capsys)
     for name in ("size", "crop"):  # not taken for "not given"
         assert main(["evaluate", "image", model, str(folder), f"--{name}", "0", "--workers", "0"]) == 2
         assert name in capsys.readouterr().err
+
+
+def test_a_folder_that_nobody_split_is_trained_on(folder, tmp_path, capsys):
+    words = [*SMALL.split(), "--data", str(folder / "train"), "--validation-part", "0.25"]
+    assert main(["train", "image", *words, "--output", str(tmp_path / "run")]) == 2
+    assert "name the part '' if all of" in capsys.readouterr().err
+    words = [*words, "--train-part", "", "--split-seed", "3", "--init", str(tmp_path / "none.pth")]
+    assert main(["train", "image", *words, "--output", str(tmp_path / "run")]) == 2
+    assert "none.pth to start from" in capsys.readouterr().err
+    assert main(["train", "image", *words[:-2], "--output", str(tmp_path / "run")]) == 0
+    _, about = load_classifier(tmp_path / "run" / "model.safetensors")
+    assert (about["classes"], about["validation"]["epoch"]) == (["dark", "light"], 2)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["validation_part"], config["split_seed"]) == ("0.25", 3)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["data"]["train"], result["data"]["validation"]) == (6, 2)
 
 
 def test_every_part_of_the_recipe_is_an_option_with_its_words(capsys):

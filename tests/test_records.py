@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from kinn.records import hardware, plain, versions, write_record
+from kinn.records import hardware, peak_memory, plain, reset_peak_memory, versions, write_record
 
 
 def test_record_is_strict_json(tmp_path):
@@ -41,6 +41,13 @@ def test_machine_and_versions_are_plain():
     json.dumps([hardware(), versions()])
     assert hardware()["threads"] == torch.get_num_threads()
     assert versions()["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_peak_memory_takes_no_context_on_a_gpu_that_is_not_in_use(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    reset_peak_memory()
+    assert set(peak_memory()) == {"peak_rss_bytes"}
 
 
 def test_peak_memory_sees_a_large_tensor_and_forgets_it():

@@ -137,16 +137,10 @@ class FieldErrors:
         for p, y in zip(prediction.split(per_chunk), truth.split(per_chunk)):
             y = _canonical(y, self.time_axis)
             error = (_canonical(p, self.time_axis) - y).abs()
-            largest = error.amax(dim=(0, 3)).cpu()
-            if self._largest is not None and largest.shape != self._largest.shape:
-                raise ValueError(
-                    f"expected {_counts(self._largest)} as in the batches before, got {_counts(largest)} "
-                    f"in fields of shape {tuple(prediction.shape)}"
-                )
-            self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
             sums = torch.stack([error.sum(-1), y.abs().sum(-1), error.square().sum(-1), y.square().sum(-1)])
-            self._sums.append(sums.cpu())
-            self._points.append(torch.full((len(y),), y.shape[-1], dtype=torch.float64))
+            points = torch.full((len(y),), y.shape[-1], dtype=torch.float64)
+            where = f"fields of shape {tuple(prediction.shape)}"
+            self._take(error.amax(dim=(0, 3)).cpu(), [sums.cpu()], [points], where)
 
     def merge(self, other: FieldErrors) -> None:
         """Take in what another has seen, as if its batches came after these.
@@ -154,17 +148,17 @@ class FieldErrors:
         Raises:
             ValueError: if the number of time steps or channels is not that of the batches here.
         """
-        if other._largest is None:
-            return
-        if self._largest is not None and self._largest.shape != other._largest.shape:
+        if other._largest is not None:
+            self._take(other._largest, other._sums, other._points, "the errors to merge")
+
+    def _take(self, largest: Tensor, sums: list[Tensor], points: list[Tensor], where: str) -> None:
+        if self._largest is not None and largest.shape != self._largest.shape:
             raise ValueError(
-                f"expected {_counts(self._largest)} as in the batches before, got {_counts(other._largest)} "
-                "in the errors to merge"
+                f"expected {_counts(self._largest)} as in the batches before, got {_counts(largest)} in {where}"
             )
-        largest = other._largest
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
-        self._sums.extend(other._sums)
-        self._points.extend(other._points)
+        self._sums.extend(sums)
+        self._points.extend(points)
 
     def compute(self) -> dict[str, float]:
         """All errors by name: rmse, nrmse, max_error, relative_l1_median and _mean (percent), relative_l2."""

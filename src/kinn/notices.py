@@ -1,4 +1,4 @@
-"""What a user should know once: a slow path, weights that cannot train, a grid that a model was not told of."""
+"""What a user should know once: a slow path, weights that cannot train, an untold grid; whether memory ran out."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def warn_once(message: str) -> None:
 def format_warning(message: Warning | str, *where: Any, **line: Any) -> str:
     """For `warnings.formatwarning`: our own notices without the place in some library that they came through."""
     return f"{message}\n" if str(message).startswith("kinn: ") else _format(message, *where, **line)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch raises a plain RuntimeError for it on a CPU."""
+    import torch
+
+    words = str(error).lower()
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in words or "not enough memory" in words)
+    )

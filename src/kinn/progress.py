@@ -78,6 +78,11 @@ class ProgressBar:
             assert self._task is not None
             self._bar.update(self._task, completed=done, total=self.total, text=shown)
 
+    def report(self, done: int, total: int) -> None:
+        """Say how far the work is, and how much there is in all: for those who learn that only as they go."""
+        self.total = total
+        self.update(done)
+
     def _time(self, done: int, now: float) -> str:
         assert self._first is not None
         if done >= self.total:

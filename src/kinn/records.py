@@ -51,7 +51,7 @@ def date() -> str:
 
 def reset_peak_memory() -> None:
     """Start counting `peak_memory` anew, where the system allows it (Linux, CUDA)."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # asking anything else would take a context on the GPU, also for a run on the CPU
         torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -63,10 +63,10 @@ def peak_memory() -> dict[str, int]:
     """Largest memory in bytes since `reset_peak_memory` (else since the process began).
 
     Returns:
-        `peak_rss_bytes` of this process, and `peak_gpu_bytes` where there is a CUDA device.
+        `peak_rss_bytes` of this process, and `peak_gpu_bytes` where it has used a CUDA device.
     """
     found = {"peak_rss_bytes": _peak_rss()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         found["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
     return found
 

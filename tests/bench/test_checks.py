@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from kinn.bench import difference, model_difference
+from kinn.bench import WithoutScan, difference, model_difference, refuse_wrong
 from kinn.models import FKNO, UNet
 from kinn.nn import KirchhoffBlock
 
@@ -56,3 +56,21 @@ def test_neither_a_wrong_result_nor_a_lost_definition_hides_behind_large_gradien
     assert difference(function, tensors, function, floor=1e-3) > 0.05
     with pytest.raises(ArithmeticError, match="not finite"):
         difference(lambda x: x, {"x": torch.ones(3)}, lambda x: x * torch.nan)
+
+
+def test_nothing_is_timed_that_is_wrong():
+    refuse_wrong("the scan", 1e-6, most=1e-5)
+    with pytest.raises(SystemExit, match=r"the scan differs by 2\.0e-05 from float64: nothing is timed"):
+        refuse_wrong("the scan", 2e-5, most=1e-5)
+
+
+def test_a_block_without_scan_passes_on_what_drives_the_cascade():
+    """As a cell does that nothing couples to its potentials and whose skip is one."""
+    block, without = (kind(8, order=1, routes=1) for kind in (KirchhoffBlock, WithoutScan))
+    without.load_state_dict(block.state_dict())
+    x = torch.randn(1, 5, 4, 8)
+    assert not torch.allclose(block(x), without(x))
+    for cells in block.cascades:
+        torch.nn.init.zeros_(cells[0].x_proj.weight)
+        torch.nn.init.ones_(cells[0].D)
+    torch.testing.assert_close(block(x), without(x))

@@ -17,7 +17,7 @@ from kinn.bench import (
     bench_scans,
     cascade_cost,
     measure_machine,
-    peak_memory,
+    peak_memory_apart,
     scan_cost,
     take_turns,
 )
@@ -90,18 +90,18 @@ def _allocate_too_much():
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell")
 def test_peak_memory_is_what_a_run_adds_and_too_much_is_an_error():
-    peak = peak_memory(_allocate, 96)
+    peak = peak_memory_apart(_allocate, 96)
     assert peak is not None
     assert 94 < peak / 2**20 < 110
     with pytest.raises(NoMemoryError, match="out of memory"):
-        peak_memory(_allocate_too_much)
+        peak_memory_apart(_allocate_too_much)
 
 
 def test_a_contender_out_of_memory_is_listed(monkeypatch):
     def fail(*_, **__):
         raise NoMemoryError("out of memory")
 
-    monkeypatch.setattr("kinn.bench.scans.peak_memory", fail)
+    monkeypatch.setattr("kinn.bench.scans.peak_memory_apart", fail)
     row = small_results(["kinn"], memory=True)["many"]["contenders"]["kinn"]
     assert row["reason"] == "NoMemoryError: out of memory"
     assert "median_s" not in row

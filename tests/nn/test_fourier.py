@@ -136,6 +136,19 @@ def test_nothing_fake_is_kept(way):
     assert type(conv(x)) is torch.Tensor
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_nothing_in_the_memory_of_a_graph_is_kept(monkeypatch):
+    monkeypatch.setattr(fourier, "_products_are_faster", lambda modes, x: True)
+    fourier._kept.clear()
+    conv = SpectralConv2d(2, 2, (3, 3)).cuda()
+    with torch.no_grad():
+        conv(torch.ones(1, 8, 8, 2, device="cuda"))
+        x = torch.ones(1, 10, 12, 2, device="cuda")
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            conv(x)
+    assert len(fourier._kept) == 1
+
+
 def test_vmap_and_grad(way):
     conv = SpectralConv2d(2, 3, (3, 3)).double()
     x = torch.randn(4, 2, 8, 10, 2, dtype=torch.float64)

@@ -67,7 +67,7 @@ def test_a_sample_of_the_positions_stands_for_all_columns() -> None:
     x[:, :, 0] = 0
     (scale,) = time_scales(circuit, lambda: circuit(x))
     with torch.no_grad():
-        steps = circuit.cascades[0][0].steps(circuit.drive(x, 1.0))
+        steps = circuit.cascades[0][0].coefficients(circuit.drive(x, 1.0))[0]
     expected = torch.quantile(steps.flatten(), torch.tensor([0.1, 0.5, 0.9]))
     assert scale.step == pytest.approx(expected.tolist(), rel=0.1)
 

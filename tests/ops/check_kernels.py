@@ -15,11 +15,12 @@ import torch
 
 from kinn.ops import cascade_scan, grid_scan
 from kinn.ops.triton.cascade import cascade_fits_triton
+from kinn.ops.triton.scan import processors_of
 
 ROUTES = [(1, False), (0, False), (1, True), (0, True)]
-CASCADES = {  # batch, grid, channels, potentials, rank, cells; whether the cascade is fused (up to 136 processors)
-    "FKNO": (17, (33, 31), 40, 16, 2, 2, True),
-    "FKNO, few": (3, (33, 31), 40, 16, 2, 2, False),
+CASCADES = {  # batch, grid, channels, potentials, rank, cells; whether the cascade is fused
+    "FKNO": ("many", (33, 31), 40, 16, 2, 2, True),
+    "FKNO, few": ("few", (33, 31), 40, 16, 2, 2, False),
     "UKNO": (2, (16, 16), 256, 8, 8, 4, False),
     "UKNO deep": (2, (9, 8), 128, 1, 8, 2, True),
     "KINN": (2, (15, 14), 144, 1, 6, 1, True),
@@ -81,8 +82,11 @@ def main() -> None:
     def normal(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    for name, (*sizes, fused) in CASCADES.items():
-        given = cascade(*sizes, normal)
+    processors = processors_of(torch.empty(0, device=device))
+    # whose sequences, of four routes each, keep half of the processors busy, or a quarter
+    batches = {"many": -(-processors // 8), "few": max(1, processors // 16)}
+    for name, (batch, *sizes, fused) in CASCADES.items():
+        given = cascade(batches.get(batch, batch), *sizes, normal)
         x, axes = given["x"].to(device), [axis for axis, _ in ROUTES]
         found = cascade_fits_triton(x, given["dt_weight"], given["a"], axes, True, False)
         assert found == fused or device.type == "cpu", f"{name}: fused is {found}, so that this checks something else"

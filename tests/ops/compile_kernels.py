@@ -34,8 +34,9 @@ HARDWARE = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 def compile_kernel(kernel, capability: int, given, options: dict, narrow: tuple[str, ...]) -> str:
     """Sizes of a kernel whose inputs, and outputs in `narrow`, have the type `given`.
 
-    In double precision every number that Triton makes a constant where it is one, is one.
+    Of the small sizes in double precision every number that Triton makes a constant where it is one, is one.
     """
+    ones = given == tl.float64 and options["BLOCK_D"] <= 8
     constants = {k: v for k, v in options.items() if k in kernel.arg_names}
     signature = {}
     for name in kernel.arg_names:
@@ -47,7 +48,7 @@ def compile_kernel(kernel, capability: int, given, options: dict, narrow: tuple[
             signature[name] = POINTER[options["TYPE"]]
         elif name.startswith("scale"):
             signature[name] = "fp32"
-        elif given == tl.float64 and name not in kernel.do_not_specialize:
+        elif ones and name not in kernel.do_not_specialize:
             signature[name], constants[name] = "constexpr", 1
         else:
             signature[name] = "i32"
@@ -81,9 +82,10 @@ def main() -> None:
         (40, 16, 2, tl.float32, torch.float32, {}),
         (8, 1, 6, tl.bfloat16, torch.float32, {"JOINED": False, "SERIES": False}),
         (5, 6, 5, tl.float64, torch.float64, {"ROUTES": 1, "ZOH": False, "KEEP": False}),
+        (40, 16, 2, tl.float64, torch.float64, {}),  # products of few rows
     ]
     compiler.min_dot_size = lambda target: lambda left, right: (1, 1, 16)  # as in Triton 3.5 to 3.7
-    for capability, kinds in ((80, 1), (90, 3)):
+    for capability, kinds in ((80, 1), (90, 4)):
         for d, n, given, dtype in scans[:kinds]:
             for which in ("forward", "backward"):
                 path = Path(1, 64, 1, True, False)

@@ -46,6 +46,66 @@ def differentiate():
 
 
 @pytest.fixture
+def derive():
+    """A function that runs a fused operation and returns its result and the gradients of the tensors it is given."""
+
+    def run(function, arguments):
+        leaves, tensors = _leaves(arguments)
+        y = function(*leaves)
+        given = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+        return [y.detach(), *torch.autograd.grad(y, tensors, given)]
+
+    return run
+
+
+@pytest.fixture
+def curvature():
+    """A function that runs a fused operation and differentiates its gradients, by the given one and by the tensors."""
+
+    def run(function, arguments):
+        leaves, tensors = _leaves(arguments)
+        y = function(*leaves)
+        given = torch.ones_like(y).requires_grad_()
+        first = torch.autograd.grad(y, tensors, given, create_graph=True)
+        total = sum(g.square().sum() for g in first)
+        return torch.autograd.grad(total, [given, *tensors], allow_unused=True, materialize_grads=True)
+
+    return run
+
+
+def _leaves(arguments):
+    """Arguments whose tensors want gradients, and these tensors."""
+    leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
+    return leaves, [t for t in leaves if isinstance(t, torch.Tensor)]
+
+
+@pytest.fixture
+def double():
+    """A function that widens the tensors among arguments."""
+    return lambda arguments: [t.double() if isinstance(t, torch.Tensor) else t for t in arguments]
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """A function that, given a module and names in it, returns another one, which says which of them a call takes."""
+
+    def begin(module, *names):
+        calls = []
+        for name in names:
+            known = getattr(module, name)
+            monkeypatch.setattr(module, name, lambda *a, name=name, known=known: calls.append(name) or known(*a))
+
+        def took(function, *arguments):
+            calls.clear()
+            function(*arguments)
+            return list(calls)
+
+        return took
+
+    return begin
+
+
+@pytest.fixture
 def threads():
     """Sets torch's number of threads, and puts it back."""
     before = torch.get_num_threads()

@@ -34,24 +34,19 @@ def evolution_arguments(normal, shape, c, d, taps, periodic, bias):
     ]  # fmt: skip
 
 
-def differentiate(function, arguments):
-    leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
-    y = function(*leaves)
-    given = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
-    return [y.detach(), *torch.autograd.grad(y, [t for t in leaves if isinstance(t, torch.Tensor)], given)]
+@pytest.fixture
+def check(derive, double):
+    def run(compiled, reference, arguments):
+        got, exact = derive(compiled, arguments), derive(reference, double(arguments))
+        for value, expected in zip(got, exact, strict=True):
+            assert value.shape == expected.shape
+            if (
+                expected.numel()
+            ):  # what is zero but for rounding, as the gradients of a norm of one channel, has no scale
+                scale = max(expected.abs().max().item(), 1e-6)
+                torch.testing.assert_close(value.double(), expected, rtol=0, atol=2e-6 * scale)
 
-
-def double(arguments):
-    return [t.double() if isinstance(t, torch.Tensor) else t for t in arguments]
-
-
-def check(compiled, reference, arguments):
-    got, exact = differentiate(compiled, arguments), differentiate(reference, double(arguments))
-    for value, expected in zip(got, exact, strict=True):
-        assert value.shape == expected.shape
-        if expected.numel():  # what is zero but for rounding, as the gradients of a norm of one channel, has no scale
-            scale = max(expected.abs().max().item(), 1e-6)
-            torch.testing.assert_close(value.double(), expected, rtol=0, atol=2e-6 * scale)
+    return run
 
 
 @pytest.mark.parametrize("inner_norm", [True, False])
@@ -60,7 +55,7 @@ def check(compiled, reference, arguments):
     # the last in several blocks, whose sums are added up
     [((0, 4), 3, 5), ((1,), 1, 1), ((63,), 20, 40), ((2, 7, 9), 16, 33), ((2, 17, 39), 5, 7)],
 )
-def test_gate(normal, shape, c, d, inner_norm):
+def test_gate(check, normal, shape, c, d, inner_norm):
     check(gate_cpu, gate_reference, gate_arguments(normal, shape, c, d, inner_norm))
 
 
@@ -77,11 +72,11 @@ def test_gate(normal, shape, c, d, inner_norm):
         ((2, 3, 5), 4, 4, 1),
     ],
 )
-def test_evolution(normal, shape, c, d, taps, periodic, bias):
+def test_evolution(check, normal, shape, c, d, taps, periodic, bias):
     check(evolution_cpu, evolution_reference, evolution_arguments(normal, shape, c, d, taps, periodic, bias))
 
 
-def test_constant_and_huge_rows(normal):
+def test_constant_and_huge_rows(double, normal):
     arguments = gate_arguments(normal, (100,), 7, 5, True)
     arguments[0][:50] = 3.0
     arguments[0][50:] *= 1e6
@@ -117,16 +112,16 @@ def test_periodic_branch_commutes_with_shifts(normal):
 
 
 @pytest.mark.parametrize("which", ["gate", "evolution"])
-def test_same_bits_every_time(normal, threads, which):
+def test_same_bits_every_time(derive, normal, threads, which):
     """Enough work for several threads."""
     threads(4)
     if which == "gate":
         compiled, arguments = gate_cpu, gate_arguments(normal, (5, 50, 60), 20, 40, True)
     else:
         compiled, arguments = evolution_cpu, evolution_arguments(normal, (5, 50, 60), 6, 8, 3, False, True)
-    first = differentiate(compiled, arguments)
+    first = derive(compiled, arguments)
     for _ in range(4):
-        assert all(map(torch.equal, differentiate(compiled, arguments), first))
+        assert all(map(torch.equal, derive(compiled, arguments), first))
 
 
 @pytest.mark.parametrize("which", ["gate", "evolution"])
@@ -138,26 +133,17 @@ class TestOperator:
         arguments = evolution_arguments(normal, (2, 6, 30), 5, 7, 3, False, True)
         return evolution_cpu, evolution_reference, arguments, "evolution_branch"
 
-    def test_strided_input_and_gradient(self, case):
+    def test_strided_input_and_gradient(self, derive, case):
         compiled, _, arguments, _ = case
-        expected = differentiate(compiled, arguments)
+        expected = derive(compiled, arguments)
         arguments[0] = arguments[0].transpose(0, 2).contiguous().transpose(0, 2)
-        assert all(map(torch.equal, differentiate(compiled, arguments), expected))
+        assert all(map(torch.equal, derive(compiled, arguments), expected))
         leaf = arguments[0].detach().requires_grad_()
         compiled(leaf, *arguments[1:]).sum().backward()  # the gradient that arrives is one number, expanded
         assert leaf.grad.isfinite().all()
 
-    def test_second_derivative(self, case):
+    def test_second_derivative(self, curvature, double, case):
         compiled, reference, arguments, _ = case
-
-        def curvature(function, arguments):
-            leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
-            y = function(*leaves)
-            given = torch.ones_like(y).requires_grad_()
-            tensors = [t for t in leaves if isinstance(t, torch.Tensor)]
-            first = torch.autograd.grad(y, tensors, given, create_graph=True)
-            return torch.autograd.grad(sum(g.square().sum() for g in first), [given, *tensors])
-
         exact = curvature(reference, double(arguments))
         for got, expected in zip(curvature(compiled, arguments), exact, strict=True):
             torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
@@ -171,18 +157,9 @@ class TestOperator:
         torch.library.opcheck(backward, (given, *arguments), test_utils=("test_schema", "test_faketensor"))
 
 
-def test_who_gets_the_kernels(monkeypatch):
-    calls = []
-    for name in ("evolution_cpu", "gate_cpu"):
-        compiled = getattr(branches, name)
-        monkeypatch.setattr(branches, name, lambda *a, name=name, f=compiled: calls.append(name) or f(*a))
-
-    def took(block, x) -> list[str]:
-        calls.clear()
-        block(x)
-        return calls
-
+def test_who_gets_the_kernels(watch):
     both = ["evolution_cpu", "gate_cpu"]
+    took = watch(branches, *both)
     block, x = KirchhoffBlock(4, d_state=2, output_norm=True, residual_scale=True), torch.rand(2, 20, 20, 4)
     assert took(block, x) == both
     assert took(block, x[:1, :2]) == []
@@ -191,8 +168,7 @@ def test_who_gets_the_kernels(monkeypatch):
     block.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert took(block, x) == []
-    torch.export.export(block, (x,))
-    assert calls == []
+    assert took(torch.export.export, block, (x,)) == []
     assert took(KirchhoffBlock(300, d_state=1), torch.rand(1, 23, 23, 300)) == []
 
 

@@ -42,13 +42,6 @@ def differentiate(arguments, **options):
 
 
 @pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def check(assert_close, monkeypatch):
     monkeypatch.setattr("kinn.ops.cascade.cascade_fits", lambda *sizes: True)
 

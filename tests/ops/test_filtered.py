@@ -15,32 +15,20 @@ from kinn.ops.resampling import filtered_reference
 ACTIVATIONS = {"silu": torch.nn.SiLU(), "gelu": torch.nn.GELU(), "leaky_relu": torch.nn.LeakyReLU(0.2)}
 
 
-def field(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def differentiate(function, x, *options):
-    """The value, and the gradient for a given one of the value."""
-    leaf = x.detach().requires_grad_()
-    y = function(leaf, *options)
-    given = field(*y.shape, seed=1).to(y.dtype)
-    return y, *torch.autograd.grad(y, leaf, given)
+def field(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("periodic", [True, False])
 @pytest.mark.parametrize("rate", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_values_and_gradients(activation, rate, periodic):
+def test_values_and_gradients(derive, double, activation, rate, periodic):
     shapes = (0, 8, 8, 3), (1, 2, 2, 1), (2, 8, 12, 16), (1, 34, 10, 17), (1, 16, 32, 49), (1, 2, 40, 33)
     for shape in (*shapes, *(() if rate == 0.5 else [(2, 1, 1, 3), (1, 7, 1, 2), (2, 9, 33, 20)])):
         for half_width in (3, 1, 5):
-            options = activation, 0.2, rate, half_width, periodic
-            x = field(*shape)
-            got, exact = (
-                differentiate(filtered_cpu, x, *options),
-                differentiate(filtered_reference, x.double(), *options),
-            )
+            arguments = field(*shape), activation, 0.2, rate, half_width, periodic
+            got, exact = derive(filtered_cpu, arguments), derive(filtered_reference, double(arguments))
             for value, reference in zip(got, exact, strict=True):
                 assert value.shape == reference.shape
                 scale = reference.abs().max().item() if reference.numel() else 1.0
@@ -48,11 +36,11 @@ def test_values_and_gradients(activation, rate, periodic):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_what_is_not_a_number_stays_within_reach(activation):
+def test_what_is_not_a_number_stays_within_reach(derive, activation):
     """The full matrices would spread it over the whole grid."""
     x = field(1, 32, 32, 3)
     x[0, 16, 16, 1] = torch.nan
-    y, gradient = differentiate(filtered_cpu, x, activation, 0.2, 1.0, 3, False)
+    y, gradient = derive(filtered_cpu, (x, activation, 0.2, 1.0, 3, False))
     for result in (y, gradient) if activation != "leaky_relu" else (y,):  # its slope is one of two numbers
         spoilt = result.isnan().nonzero()
         assert set(spoilt[:, 3].tolist()) == {1}
@@ -62,44 +50,37 @@ def test_what_is_not_a_number_stays_within_reach(activation):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_small_and_large_fields(activation):
+def test_small_and_large_fields(derive, double, activation):
     for size in (1e-30, 1e-6, 1e6, 1e30):
-        x = size * field(1, 16, 16, 5)
-        options = activation, 0.2, 1.0, 3, False
-        got, exact = differentiate(filtered_cpu, x, *options), differentiate(filtered_reference, x.double(), *options)
+        arguments = size * field(1, 16, 16, 5), activation, 0.2, 1.0, 3, False
+        got, exact = derive(filtered_cpu, arguments), derive(filtered_reference, double(arguments))
         for value, reference in zip(got, exact, strict=True):
             torch.testing.assert_close(value.double(), reference, rtol=0, atol=2e-6 * reference.abs().max().item())
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_same_bits_every_time_on_any_number_of_threads(threads, batch):
-    x, options = field(batch, 64, 48, 40), ("silu", 0.0, 1.0, 3, False)
+def test_same_bits_every_time_on_any_number_of_threads(derive, threads, batch):
+    arguments = field(batch, 64, 48, 40), "silu", 0.0, 1.0, 3, False
     threads(1)
-    first = differentiate(filtered_cpu, x, *options)
+    first = derive(filtered_cpu, arguments)
     for number in (2, 4, 4, 7):
         threads(number)
-        assert all(map(torch.equal, differentiate(filtered_cpu, x, *options), first))
+        assert all(map(torch.equal, derive(filtered_cpu, arguments), first))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_second_derivative(activation):
-    def curvature(function, x):
-        leaf = x.detach().requires_grad_()
-        y = function(leaf, activation, 0.2, 1.0, 3, False)
-        given = torch.ones_like(y).requires_grad_()
-        (first,) = torch.autograd.grad(y, leaf, given, create_graph=True)
-        return torch.autograd.grad(first.square().sum(), [given, leaf], allow_unused=True, materialize_grads=True)
-
-    x = field(1, 8, 10, 2)
-    for got, expected in zip(curvature(filtered_cpu, x), curvature(filtered_reference, x.double()), strict=True):
+def test_second_derivative(curvature, double, activation):
+    arguments = field(1, 8, 10, 2), activation, 0.2, 1.0, 3, False
+    exact = curvature(filtered_reference, double(arguments))
+    for got, expected in zip(curvature(filtered_cpu, arguments), exact, strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_strided_input_and_gradient():
+def test_strided_input_and_gradient(derive):
     x, options = field(3, 16, 20, 6), ("silu", 0.0, 1.0, 3, False)
-    expected = differentiate(filtered_cpu, x, *options)
+    expected = derive(filtered_cpu, (x, *options))
     strided = x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
-    assert all(map(torch.equal, differentiate(filtered_cpu, strided, *options), expected))
+    assert all(map(torch.equal, derive(filtered_cpu, (strided, *options)), expected))
     leaf = x.requires_grad_()
     filtered_cpu(leaf, *options).sum().backward()  # the gradient that arrives is one number, expanded
     assert leaf.grad.isfinite().all()
@@ -162,16 +143,9 @@ def test_hooks_on_the_activation_fire():
     assert seen == [(1, 64, 64, 3)]
 
 
-def test_who_gets_the_kernels(monkeypatch):
-    calls = []
-    monkeypatch.setattr(filtered, "filtered_cpu", lambda *arguments: calls.append(1) or filtered_cpu(*arguments))
+def test_who_gets_the_kernels(watch):
+    took = watch(filtered, "filtered_cpu")
     x, layer = torch.rand(2, 32, 32, 3), FilteredActivation(torch.nn.SiLU())
-
-    def took(function) -> bool:
-        calls.clear()
-        function()
-        return bool(calls)
-
     assert took(lambda: layer(x))
     for known in (torch.nn.GELU(), torch.nn.ReLU(), torch.nn.LeakyReLU()):
         assert took(lambda known=known: FilteredActivation(known)(x))

@@ -29,17 +29,6 @@ def draw(rows, inputs, hidden, outputs, *, norm=True, bias=True):
     ]
 
 
-def differentiate(function, arguments):
-    leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
-    y = function(*leaves)
-    given = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
-    return [y, *torch.autograd.grad(y, [t for t in leaves if isinstance(t, torch.Tensor)], given)]
-
-
-def double(arguments):
-    return [t.double() if isinstance(t, torch.Tensor) else t for t in arguments]
-
-
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
@@ -55,10 +44,10 @@ def double(arguments):
         (5000, 5, 9, 3),
     ],
 )
-def test_values_and_gradients(norm, bias, rows, inputs, hidden, outputs):
+def test_values_and_gradients(derive, double, norm, bias, rows, inputs, hidden, outputs):
     arguments = draw(rows, inputs, hidden, outputs, norm=norm, bias=bias)
-    got, expected = differentiate(mlp_cpu, arguments), differentiate(mlp_reference, double(arguments))
-    plain = differentiate(mlp_reference, arguments)
+    got, expected = derive(mlp_cpu, arguments), derive(mlp_reference, double(arguments))
+    plain = derive(mlp_reference, arguments)
     for value, exact, usual in zip(got, expected, plain, strict=True):
         assert value.shape == exact.shape
         if exact.numel() and exact.abs().max() > 0:
@@ -66,11 +55,11 @@ def test_values_and_gradients(norm, bias, rows, inputs, hidden, outputs):
             assert error < 2e-6 + 8 * theirs
 
 
-def test_gelu_everywhere():
+def test_gelu_everywhere(derive):
     """The identity as both matrices makes it a GELU: near zero, in the tails, and for what is not a number."""
     x = torch.cat((torch.linspace(-14, 14, 20001), torch.logspace(-30, 30, 61), -torch.logspace(-30, 30, 61)))[:, None]
     one = torch.ones(1, 1)
-    value, slope = differentiate(lambda x: mlp_cpu(x, None, None, 0.0, one, None, one, None), [x])
+    value, slope = derive(lambda x: mlp_cpu(x, None, None, 0.0, one, None, one, None), [x])
     leaf = x.double().requires_grad_()
     exact = torch.nn.functional.gelu(leaf)
     given = torch.randn(value.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -86,42 +75,31 @@ def test_gelu_everywhere():
     assert ends[2].isfinite()
 
 
-def test_norm_of_constant_and_huge_rows():
+def test_norm_of_constant_and_huge_rows(derive, double):
     arguments = draw(100, 7, 5, 3)
     arguments[0][:50] = 3.0
     arguments[0][50:] *= 1e6
-    got, expected = differentiate(mlp_cpu, arguments), differentiate(mlp_reference, double(arguments))
+    got, expected = derive(mlp_cpu, arguments), derive(mlp_reference, double(arguments))
     torch.testing.assert_close(got[0].double(), expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_same_bits_every_time(threads):
+def test_same_bits_every_time(derive, threads):
     threads(4)
     arguments = draw(20000, 20, 60, 20)
-    first = differentiate(mlp_cpu, arguments)
+    first = derive(mlp_cpu, arguments)
     for _ in range(4):
-        assert all(map(torch.equal, differentiate(mlp_cpu, arguments), first))
+        assert all(map(torch.equal, derive(mlp_cpu, arguments), first))
 
 
 @pytest.mark.parametrize("norm", [True, False])
-def test_second_derivative(norm):
+def test_second_derivative(curvature, double, norm):
     arguments = draw(40, 5, 7, 3, norm=norm)
-
-    def curvature(function, arguments):
-        leaves = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
-        y = function(*leaves)
-        given = torch.ones_like(y).requires_grad_()
-        tensors = [t for t in leaves if isinstance(t, torch.Tensor)]
-        first = torch.autograd.grad(y, tensors, given, create_graph=True)
-        return torch.autograd.grad(sum(g.square().sum() for g in first), [given, *tensors], allow_unused=True)
-
     for got, expected in zip(curvature(mlp_cpu, arguments), curvature(mlp_reference, double(arguments)), strict=True):
-        if expected is None:
-            continue
         scale = expected.abs().max().clamp_min(1e-3)
         torch.testing.assert_close(got.double() / scale, expected / scale, rtol=0, atol=1e-4)
 
 
-def test_further_derivatives_do_not_stop():
+def test_further_derivatives_do_not_stop(double):
     """The third, with compiled kernels in the first, is the definition's."""
     arguments = draw(700, 3, 4, 2, norm=False)  # a norm of three channels magnifies rounding
 
@@ -142,12 +120,12 @@ def test_parameters_on_another_device_are_refused():
         ChannelMLP(6, 8, 3).to("meta")(torch.rand(1000, 6))
 
 
-def test_strided_input_and_gradient():
+def test_strided_input_and_gradient(derive):
     arguments = draw(600, 8, 9, 4)
-    expected = differentiate(mlp_cpu, arguments)
+    expected = derive(mlp_cpu, arguments)
     arguments[0] = arguments[0].t().contiguous().t()
     arguments[4] = arguments[4].t().contiguous().t()
-    assert all(map(torch.equal, differentiate(mlp_cpu, arguments), expected))
+    assert all(map(torch.equal, derive(mlp_cpu, arguments), expected))
     leaf = arguments[0].detach().requires_grad_()
     mlp_cpu(leaf, *arguments[1:]).sum().backward()  # the gradient that arrives is one number, expanded
     assert leaf.grad.isfinite().all()
@@ -163,16 +141,9 @@ def test_opcheck(norm):
     )
 
 
-def test_who_gets_the_kernels(monkeypatch):
-    calls = []
-    monkeypatch.setattr(mlp, "mlp_cpu", lambda *arguments: calls.append(1) or mlp_cpu(*arguments))
+def test_who_gets_the_kernels(watch):
+    took = watch(mlp, "mlp_cpu")
     x, layer = torch.rand(1000, 6), ChannelMLP(6, 8, 3, norm=True)
-
-    def took(function) -> bool:
-        calls.clear()
-        function()
-        return bool(calls)
-
     assert took(lambda: layer(x))
     with use_backend("reference"):
         assert not took(lambda: layer(x))
@@ -202,11 +173,11 @@ def test_module_is_the_sequence_of_its_parts():
 @pytest.mark.parametrize("gelu", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(0, 3, 2), (1, 1, 1), (65, 20, 33), (5000, 16, 20)])
-def test_mix(gelu, bias, rows, inputs, outputs):
+def test_mix(derive, double, gelu, bias, rows, inputs, outputs):
     """The end of a Fourier layer: values, gradients, and as an operator."""
     x, _, _, _, matrix, offset, _, _ = draw(rows, inputs, outputs, 1, bias=bias)
     arguments = [x, torch.randn(rows, outputs, generator=torch.Generator().manual_seed(2)), matrix, offset, gelu]
-    got, expected = differentiate(mix_cpu, arguments), differentiate(mix_reference, double(arguments))
+    got, expected = derive(mix_cpu, arguments), derive(mix_reference, double(arguments))
     for value, exact in zip(got, expected, strict=True):
         assert value.shape == exact.shape
         scale = max(exact.abs().max().item(), 1e-6) if exact.numel() else 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kinn.ops import cascade_scan, grid_scan, selective_scan, triton
+from kinn.ops import grid_scan, selective_scan, triton
 from kinn.ops.path import Path as Grid
 
 pytestmark = [
@@ -157,19 +157,6 @@ def test_same_bits_every_time(make, differentiate):
     assert all(torch.equal(again[name], value) for name, value in first.items())
 
 
-def test_cascade_goes_cell_by_cell(assert_close):
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(1, 3, 2, 4), (2, 2, 5, 4), (2, 2, 4, 1), (2, 2, 4), (2, 2, 4, 2), (2, 2, 4)]
-    tensors = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    results = []
-    for backend in ("triton", "reference"):
-        leaves = [t.clone().requires_grad_() for t in tensors]
-        y = cascade_scan(*leaves, routes=[(1, False), (0, True)], backend=backend)
-        gradients = torch.autograd.grad(y.square().sum(), leaves)
-        results.append(dict(enumerate([y.detach(), *gradients])))
-    assert_close(*results, 1e-12)
-
-
 @pytest.mark.parametrize("skip", [True, False])
 def test_opcheck(make, skip):
     arguments = {k: v.requires_grad_() for k, v in make(1, (6,), 2, 2).items()}
@@ -251,7 +238,7 @@ def test_kernels_compile_for_gpus(tmp_path):
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 24
+    assert len(lines) == 26
     for line in lines:
         size, shared, spilled = (int(part.split()[0]) for part in line.split(": ")[1].split(", "))
         assert size > 1000, line

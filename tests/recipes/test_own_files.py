@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from kinn.data import export_dataset, generate_poisson, open_dataset, split
+from kinn.data.stores import ArrayFileStore, TensorStore
 from kinn.models import register_model, registry
 from kinn.recipes import Experiment, File, Source, Variant, run_experiment
 from kinn.recipes.files import files_of
@@ -103,6 +104,16 @@ def test_lines_and_volumes_train_a_model_of_ones_own(tmp_path, monkeypatch, grid
     assert np.asarray(record["fields"][0]["truth"]).shape == shape
     page = write_report(tmp_path / "run/records", tmp_path / "report.html").read_text()
     assert "data:image/png" in page
+
+
+def test_data_stay_in_the_file_where_that_is_asked_for(tmp_path, monkeypatch):
+    path = written(tmp_path / "pairs.h5", input=1, output=1)
+    monkeypatch.setattr("kinn.data.datasets._FITS", 1)
+    for asked, store in ((None, ArrayFileStore), (True, TensorStore), (False, ArrayFileStore)):
+        assert type(parts_of(experiment(File(path, in_memory=asked)))["train"].inputs.store) is store
+    monkeypatch.undo()
+    assert type(parts_of(experiment(File(path, in_memory=False)))["test"].inputs.store) is ArrayFileStore
+    assert "in_memory" not in File(path, in_memory=False).parameters  # the records of a run are of the same data
 
 
 def test_parts_are_drawn_by_chance_where_a_seed_is_given(tmp_path):

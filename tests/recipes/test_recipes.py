@@ -277,11 +277,21 @@ def test_a_record_does_not_depend_on_whether_steps_are_compiled():
 
 
 def test_a_device_that_is_not_there_is_refused_before_data_are_made(tmp_path):
-    with pytest.raises(ValueError, match="tpu"):
-        recipes.run("darcy", device="tpu", output=tmp_path, progress=False)
+    for device in ("tpu", "cuda:1"):
+        with pytest.raises(ValueError, match=f"device must be one of auto, cpu, cuda, mps, but is '{device}'"):
+            recipes.run("darcy", device=device, output=tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"a multiple of devices \(3\), but is 16"):
         recipes.run("darcy", device="cpu", devices=3, output=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_experiment_says_itself_where_it_trains_unless_told_otherwise(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runner, "_train", lambda e, v, settings, *rest: seen.append(settings) or {"metrics": {}})
+    experiment = replace(FLOW, training=replace(FLOW.training, devices=2))
+    runner.run_experiment(experiment, output=tmp_path, progress=False)
+    runner.run_experiment(replace(experiment, name="told"), output=tmp_path, devices=1, progress=False)
+    assert [(settings.device, settings.devices) for settings in seen] == [("cpu", 2), ("cpu", 1)]
 
 
 def test_generators_work_where_the_training_does():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kinn.models import registry
+from kinn.models.parts import OnTrainingGrid
 from kinn.report import load_records
 from kinn.report.curves import overview_pictures
 from kinn.report.factors import factor_pictures
@@ -115,6 +117,15 @@ def test_transfer_figure(tables):
     for record in records:
         record["transfer"] = record["transfer"][:1]
     assert list(transfer_pictures(load_records(records)[0])) == []
+
+
+def test_models_that_work_on_the_grid_of_their_training_are_named(tables, monkeypatch):
+    own = {"Own": type("Own", (OnTrainingGrid,), {})}
+    monkeypatch.setattr(registry, "_MODELS", {**registry._MODELS, **own})
+    for model, named in (("UKNO", True), ("Own", True), ("FKNO", False), ("Unknown", False)):
+        records = [{**record, "model": model} for record in tables("darcy")]
+        (picture,) = transfer_pictures(load_records(records)[0])
+        assert ("UKNO works on the grid of training" in picture.caption) == named
 
 
 def test_diverged_at_a_resolution_is_said(tables):

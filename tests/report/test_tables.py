@@ -36,6 +36,16 @@ def test_cells_are_the_numbers_of_the_records(records):
     assert column(table, "Relative L2").best == {1}
 
 
+def test_memory_is_that_of_the_device_that_trained(records):
+    cpu, gpu = records[:2]
+    cpu |= {"device": "cpu", "memory": {"peak_rss_bytes": 700 * 2**20, "peak_gpu_bytes": 5 * 2**20}}
+    assert not [c for c in table_of([cpu]).columns if "GPU" in c.header]
+    gpu |= {"device": "cuda", "memory": {"peak_rss_bytes": 900 * 2**20, "peak_gpu_bytes": 300 * 2**20}}
+    table = table_of([cpu, gpu])
+    assert column(table, "Peak memory (MiB)").cells == ("700", "–")
+    assert column(table, "Peak GPU memory (MiB)").cells == ("–", "300")
+
+
 def test_verdict_turns_when_the_baseline_wins(records):
     baseline, ours = records[:2]
     won, lost = table_of([baseline, ours]), table_of([baseline, with_error(ours, 0.0624)])

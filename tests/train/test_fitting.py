@@ -310,10 +310,10 @@ def batch_norm_statistics(model):
 
 @pytest.fixture
 def run_ukno(parts, tmp_path):
-    def run(folder, **settings):
+    def run(folder, *, clip=0.0, **settings):
         torch.manual_seed(0)
         model = build("UKNO", {"in_channels": 1, "out_channels": 1, "order": 0, "width": 4, "levels": 1})
-        task = OperatorTask(model, optimizer=OptimizerSettings(lr=3e-3))
+        task = OperatorTask(model, optimizer=OptimizerSettings(lr=3e-3, clip=clip))
         settings = TrainSettings(**{"epochs": 2, "batch_size": 8, "device": "cpu", **settings})
         return fit(task, parts["train"], parts["validation"], settings, tmp_path / folder, progress=False), model
 
@@ -343,6 +343,27 @@ def test_batch_norms_hold_the_statistics_of_the_final_weights(run_ukno, parts):
     assert (half - kept).norm() < 0.1 * kept.norm()
     averaged = run_ukno("averages", batch_norm_batches=0)[1]
     assert not torch.allclose(batch_norm_statistics(averaged), kept, rtol=1e-2)
+
+
+def test_half_precision_clips_gradients(run_ukno):
+    """Also of a model whose parameters are all real, which one kernel would update: Lightning clips none before it."""
+    losses = [run_ukno(f"clip{clip}", precision="bf16", clip=clip)[0].curves["train_loss"] for clip in (1e-6, 1.0)]
+    assert losses[0] != losses[1]
+
+
+def test_the_deterministic_mode_ends_with_the_training(run, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what is set here is unset afterwards
+    seen = []
+    batch_loss = OperatorTask.batch_loss
+
+    def watched(self, *batch):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return batch_loss(self, *batch)
+
+    monkeypatch.setattr(OperatorTask, "batch_loss", watched)
+    run(epochs=1, deterministic=True)
+    assert all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_models_without_batch_norms_pay_nothing_for_them(parts, small_fno, tmp_path):

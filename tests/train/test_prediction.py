@@ -18,6 +18,13 @@ class Shift(torch.nn.Module):
         return self.gain * x[:, -1:].roll(1, -1)
 
 
+class Spaced(Shift):
+    """Is told the distance of grid points."""
+
+    def forward(self, x, *, dt_scale=1.0):
+        return super().forward(x) * dt_scale
+
+
 def moving(n_frames):
     first = torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     return torch.stack([first.roll(t, -1) for t in range(n_frames)], dim=1)
@@ -65,6 +72,26 @@ def test_prediction_is_in_physical_units():
     forecaster = TrainedModel(Shift(), normalizer, normalizer, Rollout(n_history=2))
     frames = 2 * moving(7) + 10
     torch.testing.assert_close(forecaster.forecast(frames[:, :2], 5), frames[:, 2:])
+
+
+def test_one_step_becomes_a_module_in_physical_units():
+    normalizers = Standard(mean=1.0, std=4.0), Standard(mean=10.0, std=2.0)
+    operator = TrainedModel(Spaced(), *normalizers)
+    forecaster = TrainedModel(Shift(), normalizers[1], normalizers[1], Rollout(2, predict_increment=True))
+    x, frames = torch.randn(2, 1, 6), 2 * moving(2) + 10
+    for trained, given, expected in (
+        (operator, x, operator.predict(x)),
+        (forecaster, frames, forecaster.forecast(frames, 1)[:, 0]),
+    ):
+        module = trained.as_module()
+        assert not trained.model.training
+        assert len(list(module.parameters())) == 1
+        torch.testing.assert_close(module(given), expected)
+        program = torch.export.export(module, (given,), dynamic_shapes=({0: torch.export.Dim("b", min=1, max=8)},))
+        torch.testing.assert_close(program.module()(given[:1]), expected[:1])
+    scaled = operator.predict(x, dt_scale=0.5)
+    torch.testing.assert_close(operator.as_module(dt_scale=0.5)(x), scaled)
+    assert not torch.allclose(scaled, operator.predict(x))
 
 
 def test_fields_may_be_arrays_of_any_precision():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from kinn.data import MinMax, Standard
 from kinn.models import build, register_model
 from kinn.train import Rollout, load_model, save_model
-from kinn.train.saving import FORMAT
+from kinn.train.saving import FORMAT, take_weights
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_foreign_files(tmp_path):
     ("changes", "message"),
     [
         ({"format": FORMAT + 1}, "please update kinn"),
-        ({"model": "Perceptron"}, "'Perceptron', but this version of kinn knows .*FNO"),
+        ({"model": "Perceptron"}, "'Perceptron', but this version of kinn knows .*FNO.*: import the module"),
         ({"arguments": {"in_channels": 1, "out_channels": 1, "wings": 2}}, "cannot be built.*wings"),
         ({"arguments": {"in_channels": 1, "out_channels": 1, "width": 5, "n_modes": [3, 3]}}, "should have the shape"),
         ({"arguments": {"in_channels": 1, "out_channels": 1, "width": 6, "n_modes": [3, 3], "n_layers": 2}}, "unknown"),
@@ -123,6 +123,18 @@ def test_what_does_not_fit_is_named(saved, changes, message):
     rewrite(saved, **changes)
     with pytest.raises(ValueError, match=message):
         load_model(saved)
+
+
+def test_weights_are_taken_by_name_and_shape_alone(saved, small_fno):
+    model = small_fno(seed=1)
+    take_weights(model, saved)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in small_fno().state_dict().items())
+    with pytest.raises(ValueError, match=r"not fit this FNO: '.*' should have the shape \(6, 5\), but has \(6, 3\)$"):
+        take_weights(small_fno(3), saved)
+    with pytest.raises(ValueError, match=r"does not fit this Linear: it lacks 2 tensors \['bias', 'weight'\]"):
+        take_weights(torch.nn.Linear(1, 1), saved)
+    with pytest.raises(FileNotFoundError, match="there is no model file"):
+        take_weights(model, saved.parent / "none.safetensors")
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, small_fno, monkeypatch):

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 import torch
 
 from kinn.nn import KirchhoffCell
-from kinn.train.settings import OptimizerSettings, TrainSettings, build_optimizer, fused_fits, learning_rate_factor
+from kinn.notices import warn_once
+from kinn.train.settings import (
+    OptimizerSettings,
+    TrainSettings,
+    build_optimizer,
+    chosen_device,
+    fused_fits,
+    learning_rate_factor,
+)
 
 
 def factors(settings, steps_per_epoch=10, epochs=10):
@@ -99,6 +108,35 @@ def test_an_optimizer_keeps_its_implementation_when_it_goes_on_from_another(fuse
     assert [group["fused"] for group in after.param_groups] == [fused_here or None] * 2
     after.step()
     assert [int(state["step"]) for state in after.state.values()] == [2, 2]
+
+
+def test_auto_is_a_gpu_that_computes_or_the_cpu(monkeypatch):
+    def ones(*size, device):
+        if device.type == "cuda":
+            raise RuntimeError("CUDA error: no kernel image is available\nCompile with ...")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    reason = "the device 'cuda' cannot be used here: CUDA error: no kernel image is available$"
+    warn_once.cache_clear()
+    with pytest.warns(UserWarning, match=f"computing on the CPU, because {reason}"):
+        assert chosen_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match=reason):
+        chosen_device("cuda")
+
+
+def test_a_deterministic_training_asks_for_what_products_on_a_gpu_need(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    TrainSettings(deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    TrainSettings()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    TrainSettings(deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_a_frozen_model_is_refused():

@@ -1,4 +1,4 @@
-"""Ways to compute a cascade over four routes: functions of the tensors of :func:`kinn.ops.cascade_scan`."""
+"""Ways to compute a cascade over four routes: functions of the tensors of :func:`kinn.ops.cascade_scan`; and none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kinn.nn import KirchhoffBlock
 from kinn.ops import cascade_scan, grid_scan, selective_scan
 from kinn.ops.triton.cascade import cascade_fits_triton
 
@@ -56,3 +57,10 @@ def copied_routes(x: Tensor, projection: Tensor, dt_weight: Tensor, dt_bias: Ten
         total = total + drive
     merged = total[:, :2] + total[:, 2:].flip(2)
     return merged[:, 0].view(x.shape) + merged[:, 1].view(b, columns, rows, d).transpose(1, 2)
+
+
+class WithoutScan(KirchhoffBlock):
+    """The same block, its cascade replaced by nothing: the gate multiplies what would drive it."""
+
+    def _cascade(self, drive: Tensor, dt_scale: float) -> Tensor:
+        return drive

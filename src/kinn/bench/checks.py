@@ -58,6 +58,21 @@ def model_difference(model: nn.Module, x: Tensor) -> float:
     return difference(lambda x, **weights: functional_call(model, weights, x), {"x": x, **weights}, exact, floor=1e-3)
 
 
+def refuse_wrong(what: str, error: float, *, most: float) -> None:
+    """End a script before it times what is wrong.
+
+    Args:
+        what: is to be timed.
+        error: its difference from float64.
+        most: how far rounding may bring it.
+
+    Raises:
+        SystemExit: the difference is larger.
+    """
+    if error > most:
+        raise SystemExit(f"{what} differs by {error:.1e} from float64: nothing is timed")
+
+
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 

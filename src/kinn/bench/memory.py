@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from kinn.notices import is_out_of_memory
+
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -20,7 +22,7 @@ class NoMemoryError(Exception):
     """The work needs more memory than there is."""
 
 
-def peak_memory(
+def peak_memory_apart(
     prepare: Callable[..., Callable[[], Any]], *arguments: Any, device: str | torch.device = "cpu"
 ) -> int | None:
     """Bytes that a second run adds to what is there before it: inputs, parameters, state and code do not count.
@@ -61,14 +63,6 @@ def peak_memory(
     if kind == "error":
         raise RuntimeError(value)
     return value
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: torch raises a plain RuntimeError for it on a CPU."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in words or "not enough memory" in words)
-    )
 
 
 def _in_child(

@@ -11,7 +11,7 @@ from torch import Tensor
 from kinn.bench.checks import difference
 from kinn.bench.contenders import CONTENDERS, prepare, reason_of
 from kinn.bench.machine import Machine
-from kinn.bench.memory import peak_memory
+from kinn.bench.memory import peak_memory_apart
 from kinn.bench.shapes import CascadeShape, Shape, draw
 from kinn.bench.timing import summary, take_turns
 
@@ -72,7 +72,8 @@ def bench_scans(
                     )
                     continue
                 if memory:
-                    rows[name]["peak_bytes"] = peak_memory(prepared_step, name, shape, str(device), device=device)
+                    peak = peak_memory_apart(prepared_step, name, shape, str(device), device=device)
+                    rows[name]["peak_bytes"] = peak
                 steps[name] = _step(function, _arguments(name, shape, device))
                 steps[name]()  # what runs out of memory is found out here, not in its turn
             except Exception as failure:

@@ -94,15 +94,22 @@ class CascadeShape(NamedTuple):
     def tensors(self, normal: Normal) -> dict[str, Tensor]:
         """Arguments from a function that draws normal ones."""
         b, side, d, n, cells, rank = self
-        each = (len(ROUTES), cells)
-        return {
-            "x": normal(b, side, side, d),
-            "projection": normal(*each, rank + 2 * n, d) * 0.4 * (n * d) ** -0.5,
-            "dt_weight": normal(*each, d, rank) * rank**-0.5,
-            "dt_bias": normal(*each, d) - 3,
-            "a": torch.arange(1.0, n + 1).expand(*each, d, n).contiguous(),
-            "D": torch.ones(*each, d),
-        }
+        return cascade_tensors(normal, (b, side, side, d), len(ROUTES), cells, n, rank)
+
+
+def cascade_tensors(
+    normal: Normal, fields: tuple[int, ...], routes: int, cells: int, potentials: int, rank: int
+) -> dict[str, Tensor]:
+    """Arguments of a cascade over fields of a shape `(b, *grid, d)`, from a function that draws normal ones."""
+    each, d, n = (routes, cells), fields[-1], potentials
+    return {
+        "x": normal(*fields),
+        "projection": normal(*each, rank + 2 * n, d) * 0.4 * (n * d) ** -0.5,
+        "dt_weight": normal(*each, d, rank) * rank**-0.5,
+        "dt_bias": normal(*each, d) - 3,
+        "a": torch.arange(1.0, n + 1).expand(*each, d, n).contiguous(),
+        "D": torch.ones(*each, d),
+    }
 
 
 SHAPES: dict[str, Shape | CascadeShape] = {
@@ -124,8 +131,12 @@ QUICK: dict[str, Shape | CascadeShape] = {
 }
 
 
+def normal_numbers() -> Normal:
+    """A function that draws normal numbers of a shape; of two such functions both draw the same."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *sizes: torch.randn(sizes, generator=generator)
+
+
 def draw(shape: Shape | CascadeShape, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The arguments at a shape, always the same ones."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = shape.tensors(lambda *sizes: torch.randn(sizes, generator=generator))
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return {name: tensor.to(device) for name, tensor in shape.tensors(normal_numbers()).items()}

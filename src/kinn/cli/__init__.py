@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError
 from kinn._version import __version__
 from kinn.cli import bench, circuit, evaluate, generate, image, reproduce, train
 from kinn.cli.parser import Commands, Parser
-from kinn.notices import format_warning
+from kinn.notices import format_warning, is_out_of_memory
 
 _EQUATIONS = ("poisson", "navier-stokes", "darcy", "shallow-water")
 _IMAGES = ("train image", "evaluate image")
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _say(f"Error: {_sentence(_message(error), arguments)}", 2)
     except RuntimeError as error:
-        if debug or type(error).__name__ != "OutOfMemoryError":  # torch's own
+        if debug or not is_out_of_memory(error):
             raise
         return _say("Error: the device has not enough memory: try a smaller --batch-size or model", 2)
     finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
-from kinn.cli.parser import Commands, Parser, expect_spare
+from kinn.cli.parser import Commands, Parser, add_import, expect_spare, import_modules
 
 if TYPE_CHECKING:
     from kinn.train import Evaluation, TrainedModel
@@ -45,20 +45,48 @@ def _options(parser: Parser) -> None:
         "grid: 0.5 on twice as many cells, 31/63 = 0.492063 from 32 to 64 nodes with both ends",
     )
     parser.add_argument(
+        "--predictions", type=str | None, default=None, help="HDF5 file for the predicted fields, in physical units"
+    )
+    add_import(parser)
+    _record_options(parser.add_argument_group("Record for kinn report"))
+
+
+def _record_options(group: Any) -> None:
+    group.add_argument(
         "--output",
         type=str | None,
         default=None,
-        help="JSON file for the numbers, spectra and pictures of the first sample: a result record, and kinn "
-        "report compares those of a folder",
+        help="JSON file for the numbers, spectra and pictures: a result record, and kinn report compares those of a "
+        "folder",
     )
-    parser.add_argument(
+    group.add_argument(
         "--name",
         type=str | None,
         default=None,
         help="of the contender in such a comparison, one for all its seeds; by default the model's",
     )
-    parser.add_argument(
-        "--predictions", type=str | None, default=None, help="HDF5 file for the predicted fields, in physical units"
+    group.add_argument(
+        "--role",
+        type=Literal["ours", "baseline"] | None,
+        default=None,
+        help="ours or baseline; by default models with Kirchhoff cells are ours, all others baselines",
+    )
+    group.add_argument(
+        "--title", type=str | None, default=None, help="of the comparison; by default the data file's name and grid"
+    )
+    group.add_argument(
+        "--metric",
+        type=str,
+        default="relative_l2",
+        help="by which the comparison ranks: any error of the table, with _normalized in normalised units",
+    )
+    group.add_argument("--samples", type=int, nargs="+", default=[0], help="which samples to draw, counted from 0")
+    group.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[-1],
+        help="of a forecast, steps to draw and to take spectra of; 1 is the first, -1 the last",
     )
 
 
@@ -69,6 +97,7 @@ def _evaluate(options: Namespace) -> int:
 
     from kinn.data import open_dataset
     from kinn.data.predictions import prediction_file
+    from kinn.metrics import METRICS
     from kinn.notices import warn_once
     from kinn.progress import ProgressBar
     from kinn.records import write_record
@@ -76,8 +105,15 @@ def _evaluate(options: Namespace) -> int:
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, but is {options.batch_size}")
+    if options.metric.removesuffix("_normalized") not in METRICS:
+        raise ValueError(
+            f"--metric must be one of {', '.join(METRICS)}, or one of them with _normalized, but is {options.metric}"
+        )
     expect_spare(options)
+    import_modules(options)
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
+    if not 0 <= min(options.samples) <= max(options.samples) < len(dataset):
+        raise ValueError(f"--samples must be from 0 to {len(dataset) - 1} in {options.data}, but are {options.samples}")
     seen = _saw(trained, options.data)
     if seen:
         warn_once(f"{_SEEN}: {options.data}")
@@ -89,7 +125,8 @@ def _evaluate(options: Namespace) -> int:
             dataset,
             batch_size=options.batch_size,
             dt_scale=options.dt_scale,
-            field_samples=(0,) if options.output else (),
+            field_samples=options.samples if options.output else (),
+            field_steps=options.steps,
             spectra=bool(options.output),
             predictions=append,
             progress=lambda done, total: bar.update(done),
@@ -134,13 +171,13 @@ def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Eval
         "kind": "evaluation",
         "command": command_line(["kinn", "evaluate", options.model, options.data, *scale]),
         "experiment": Path(options.data).stem,
-        "title": f"{Path(options.data).name}, {' x '.join(map(str, dataset.grid))}",
+        "title": options.title or f"{Path(options.data).name}, {' x '.join(map(str, dataset.grid))}",
         "variant": options.name or told["model"],
-        "role": "ours" if ours else "baseline",
+        "role": options.role or ("ours" if ours else "baseline"),
         "model": told["model"],
         "arguments": told["arguments"],
         "seed": _seed(told["extra"]),
-        "primary_metric": "relative_l2",
+        "primary_metric": options.metric,
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "data": {"file": file_identity(Path(options.data)), "test": len(dataset)},
         "metrics": {"test": found.metrics},

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -176,40 +175,28 @@ def _add_file(parser: Parser, *, samples: int) -> None:
 def _generate(name: str, title: str, options: Namespace, *, unit: str, public: str) -> int:
     from kinn import data
     from kinn.data import export_dataset, open_dataset
+    from kinn.progress import ProgressBar
 
     generator = getattr(data, f"generate_{name.replace('-', '_')}")
     parameters = options.as_dict()
     path, layout = Path(parameters.pop("output")), parameters.pop("layout")
     path.parent.mkdir(parents=True, exist_ok=True)
     if layout == "kinn":
-        with _progress(title, unit) as report:
-            generator(path, **parameters, progress=report)
+        with ProgressBar(title, total=0, unit=unit) as bar:
+            generator(path, **parameters, progress=bar.report)
     else:
         if path.is_dir() or (path.exists() and not options.overwrite):  # said now, not after hours of solving
             raise ValueError(f"{path} exists already: choose another --output, or --overwrite a file")
         ours = path.with_name(path.name + ".kinn.h5")
-        with _progress(title, unit) as report:
+        with ProgressBar(title, total=0, unit=unit) as bar:
             try:  # what an interrupted run left is good, whatever lies at `path`
-                generator(ours, **{**parameters, "overwrite": False}, progress=report)
+                generator(ours, **{**parameters, "overwrite": False}, progress=bar.report)
             except ValueError:
                 if not options.overwrite:
                     raise
-                generator(ours, **parameters, progress=report)
-        with _progress("Export", "samples") as report:
-            export_dataset(open_dataset(ours), path, layout=public, overwrite=options.overwrite, progress=report)
+                generator(ours, **parameters, progress=bar.report)
+        with ProgressBar("Export", total=0, unit="samples") as bar:
+            export_dataset(open_dataset(ours), path, layout=public, overwrite=options.overwrite, progress=bar.report)
         ours.unlink()
     print(f"{path}: {open_dataset(path)!r}")
     return 0
-
-
-@contextmanager
-def _progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    from kinn.progress import ProgressBar
-
-    with ProgressBar(title, total=0, unit=unit) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done)
-
-        yield report

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 
-from kinn.cli.parser import Commands, Parser, add_settings, value_of
+from kinn.cli.parser import Commands, Parser, add_config, add_settings, config_of, settings_of
 
 
 def add(commands: Commands) -> None:
@@ -50,20 +50,28 @@ def add(commands: Commands) -> None:
 def _train_options(parser: Parser) -> None:
     from kinn.train.images.settings import ImageSettings
 
-    parser.add_argument(
-        "--config",
-        action=ActionConfigFile,
-        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run; options behind it prevail",
-    )
+    add_config(parser)
     parser.add_argument("--data", type=str, required=True, help="folder with images by part and class, or with shards")
     parser.add_argument("--output", type=str, required=True, help="folder for the run's files")
     _add_source(parser)
     parser.add_argument("--train-part", type=str, default="train", help="name of the part to learn from")
-    parser.add_argument("--validation-part", type=str, default="validation", help="name of the part that is validated")
+    parser.add_argument(
+        "--validation-part",
+        type=str,
+        default="validation",
+        help="name of the part that is validated; or a fraction, such as 0.1, of each class of the other part",
+    )
+    parser.add_argument("--split-seed", type=int, default=0, help="of the random choice of such a fraction")
     parser.add_argument(
         "--samples", type=int, nargs=2, default=None, help="images in both parts, for shards that do not tell"
     )
     parser.add_argument("--num-classes", type=int | None, default=None, help="for data that do not tell")
+    parser.add_argument(
+        "--init",
+        type=str | None,
+        default=None,
+        help="file of weights to start from, ours or any that timm reads; a classifier for other classes is drawn anew",
+    )
     add_settings(parser.add_argument_group("Recipe"), ImageSettings)
 
 
@@ -95,22 +103,22 @@ def _add_source(parser: Parser) -> None:
 
 
 def _train(options: Namespace) -> int:
-    from kinn.train.images import ImageSettings, fit_images, open_images
+    from kinn.train.images import ImageSettings, fit_images
     from kinn.train.images.launch import launched
 
-    arguments = {name: value_of(text) for name, text in options.model_arguments.items()}
-    known = {name: options[name] for name in vars(ImageSettings())}
-    settings = ImageSettings(**{**known, "model_arguments": arguments})
-    samples = options.samples or (None, None)
-    source = {"dataset": options.dataset, "class_map": options.class_map, "seed": settings.seed}
+    config = config_of(options)
+    settings = settings_of(config, ImageSettings)
     batch = max(1, settings.batch_size // settings.accumulate // launched()[0].count)
-    train, validation = (
-        open_images(options.data, part, training=training, samples=count, batch_size=batch, **source)
-        for part, training, count in zip((options.train_part, options.validation_part), (True, False), samples)
+    train, validation = _parts(options, settings.seed, batch)
+    found = fit_images(
+        settings,
+        train,
+        validation,
+        options.output,
+        num_classes=options.num_classes,
+        initial=options.init,
+        config=config,
     )
-    config = {name: value for name, value in options.as_dict().items() if name not in ("config", "output")}
-    config["model_arguments"] = arguments
-    found = fit_images(settings, train, validation, options.output, num_classes=options.num_classes, config=config)
     if launched()[0].rank == 0:
         weights = "ema" if settings.ema else "raw"
         top1, top5 = (found.curves[f"{weights}_{metric}"] for metric in ("top1", "top5"))
@@ -120,6 +128,22 @@ def _train(options: Namespace) -> int:
             f"Model: {os.path.join(options.output, 'model.safetensors')}"
         )
     return 0
+
+
+def _parts(options: Namespace, seed: int, batch_size: int) -> tuple[Any, Any]:
+    from kinn.train.images import open_images
+    from kinn.train.images.parts import hold_out
+
+    source = {"dataset": options.dataset, "class_map": options.class_map, "seed": seed, "batch_size": batch_size}
+    samples = options.samples or (None, None)
+    train = open_images(options.data, options.train_part, training=True, samples=samples[0], **source)
+    try:
+        fraction = float(options.validation_part)
+    except ValueError:
+        fraction = 0.0
+    if 0 < fraction < 1:
+        return hold_out(train, fraction, seed=options.split_seed)
+    return train, open_images(options.data, options.validation_part, samples=samples[1], **source)
 
 
 def _evaluate(options: Namespace) -> int:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+
+_Settings = TypeVar("_Settings")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -119,6 +123,63 @@ def add_settings(group: Any, settings: type, names: Mapping[str, str] | None = N
         text = " ".join(entries[name].split()).rstrip(".").replace("%", "%%").replace("`", "")
         option = (names.get(name, name) if names else name).replace("_", "-")
         group.add_argument(f"--{option}", type=types[name], default=default, help=text)
+
+
+def settings_of(
+    options: Mapping[str, Any], settings: type[_Settings], names: Mapping[str, str] | None = None
+) -> _Settings:
+    """What the options of `add_settings` say, as the settings class; its ValueErrors come up."""
+    names = names or {}
+    return settings(**{name: options[names.get(name, name)] for name in vars(settings())})
+
+
+def add_config(parser: Parser) -> None:
+    """The option for a file of options."""
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run; options behind it prevail",
+    )
+
+
+def config_of(options: Namespace) -> dict[str, Any]:
+    """What such a file holds: all options but where they come from and where results go; model arguments as values."""
+    config = {name: value for name, value in options.as_dict().items() if name not in ("config", "output")}
+    return {**config, "model_arguments": {name: value_of(value) for name, value in options.model_arguments.items()}}
+
+
+def add_import(group: Any) -> None:
+    """The option for modules with models of the user's own."""
+    group.add_argument(
+        "--import",
+        type=str,
+        nargs=1,  # and again: more would take what stands behind it
+        action="extend",
+        default=None,
+        metavar="MODULE",
+        help="module or Python file that registers models of your own; may be given several times",
+    )
+
+
+def import_modules(options: Namespace) -> None:
+    """Import what `--import` names: modules, of the working folder too, and files by their name.
+
+    Raises:
+        ImportError: if there is no such module.
+        FileNotFoundError: if there is no such file.
+        ValueError: if another module has the name of the file.
+    """
+    for name in options["import"] or ():
+        path, is_file = Path(name), name.endswith(".py")
+        if is_file and not path.is_file():
+            raise FileNotFoundError(f"--import: there is no file {path}")
+        folder = str(path.resolve().parent if is_file else Path.cwd())
+        if folder not in sys.path:  # which processes of further devices take over
+            sys.path.insert(0, folder)
+        module: Any = importlib.import_module(path.stem if is_file else name)
+        found = getattr(module, "__file__", None)
+        if is_file and Path(found or "").resolve() != path.resolve():
+            raise ValueError(f"--import {path}: its name is that of another module, {found}: rename the file")
 
 
 @functools.cache

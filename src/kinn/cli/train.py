@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 
-from kinn.cli.parser import Commands, Parser, add_settings, value_of
+from kinn.cli.parser import (
+    Commands,
+    Parser,
+    add_config,
+    add_import,
+    add_settings,
+    config_of,
+    import_modules,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from kinn.data import OperatorDataset, TrajectoryDataset
-    from kinn.train import OperatorTask, OptimizerSettings, RolloutTask, TrainSettings
+    from kinn.train import OperatorTask, OptimizerSettings, RolloutTask
 
 _FORECAST = {"history": 10, "unroll": 3, "window_stride": 1, "predict_increment": False, "input_noise": 0.0}
+_OPTIMIZER = {"name": "optimizer"}
 
 
 def add(commands: Commands) -> None:
@@ -38,11 +48,7 @@ def add(commands: Commands) -> None:
 
 
 def _options(parser: Parser) -> None:
-    parser.add_argument(
-        "--config",
-        action=ActionConfigFile,
-        help="YAML file with any of these options, such as OUTPUT/config.yaml of a run; options behind it prevail",
-    )
+    add_config(parser)
     parser.add_argument("--output", type=str, required=True, help="folder for the run's files")
     _add_data(parser)
     _add_model(parser)
@@ -69,6 +75,12 @@ def _add_data(parser: Parser) -> None:
         default="standard",
         help="standard: zero mean and unit variance; min-max: to [0, 1]; constants come from the training part",
     )
+    group.add_argument(
+        "--in-memory",
+        type=bool | None,
+        default=None,
+        help="true loads the data, false reads them as they are asked for; by default files up to 2 GiB are loaded",
+    )
 
 
 def _add_model(parser: Parser) -> None:
@@ -84,6 +96,10 @@ def _add_model(parser: Parser) -> None:
         default={},
         help="of the model's constructor: --model-arguments.order 2; a wrong name lists those there are",
     )
+    group.add_argument(
+        "--init", type=str | None, default=None, help="model file whose weights to start from, all of which must fit"
+    )
+    add_import(group)
 
 
 def _add_forecast(parser: Parser) -> None:
@@ -113,7 +129,7 @@ def _add_optimizer(parser: Parser) -> None:
     group.add_argument(
         "--loss-units", type=Literal["normalized", "physical"], default="normalized", help="of the fields in the loss"
     )
-    add_settings(group, OptimizerSettings, {"name": "optimizer"})
+    add_settings(group, OptimizerSettings, _OPTIMIZER)
 
 
 def _add_training(parser: Parser) -> None:
@@ -123,22 +139,36 @@ def _add_training(parser: Parser) -> None:
 
 
 def _train(options: Namespace) -> int:
-    from kinn.train import fit
+    from kinn.train import OptimizerSettings, TrainSettings, fit
     from kinn.train.folder import RunFolder
 
-    config = {name: value for name, value in options.as_dict().items() if name not in ("config", "output")}
-    config["model_arguments"] = {name: value_of(value) for name, value in options.model_arguments.items()}
+    import_modules(options)
+    config = config_of(options)
     # settings first: a slip in them should not wait for the data
-    optimizer, training = _optimizer(options), _training(options)
+    optimizer, training = settings_of(config, OptimizerSettings, _OPTIMIZER), settings_of(config, TrainSettings)
     parts = _parts(options)
     config.update(_forecast(options, parts["train"]))
     task = _task(config, parts["train"], optimizer)
     parameters = sum(p.numel() for p in task.model.parameters())
+    items = len(task.training_items(parts["train"]))
+    steps = -(-items // training.batch_size)
     print(
-        f"{options.model}, {parameters:,} parameters, on {parts['train']!r}; validation on {len(parts['validation'])}"
+        f"{options.model}, {parameters:,} parameters, on {parts['train']!r}; validation on {len(parts['validation'])}\n"
+        f"An epoch: {items:,} {'pairs' if task.trained.rollout is None else 'windows'}, {steps:,} steps; "
+        f"{steps * training.epochs:,} steps in {training.epochs} epochs"
+        + (f"; weights to start from: {options.init}" if options.init else "")
     )
     finished_before = RunFolder(options.output).finished() is not None
-    found = fit(task, parts["train"], parts["validation"], training, options.output, config=config, title=options.model)
+    found = fit(
+        task,
+        parts["train"],
+        parts["validation"],
+        training,
+        options.output,
+        initial=options.init,
+        config=config,
+        title=options.model,
+    )
     if finished_before:
         print("This run was finished before: there was nothing left to train")
     best = {name: found.curves[name][found.best_epoch - 1] for name in ("validation_loss", "relative_l2")}
@@ -155,13 +185,14 @@ def _parts(options: Namespace) -> dict[str, OperatorDataset | TrajectoryDataset]
     from kinn.data import open_dataset, split
     from kinn.data.datasets import resident
 
-    data: Any = resident(_on_a_plane(options.data, open_dataset(options.data)))
+    data: Any = resident(_on_a_plane(options.data, open_dataset(options.data)), options.in_memory)
     try:
         fraction = float(options.validation)
     except ValueError:
         fraction = None
     if fraction is None:
-        other: Any = resident(_on_a_plane(options.validation, open_dataset(options.validation)))
+        other: Any = _on_a_plane(options.validation, open_dataset(options.validation))
+        other = resident(other, options.in_memory)
         if _kind(other) != _kind(data):
             raise ValueError(f"--validation {options.validation} holds {other!r}, unlike {options.data} with {data!r}")
         return {"train": data, "validation": other}
@@ -217,20 +248,3 @@ def _task(config: dict[str, Any], train: Any, optimizer: OptimizerSettings) -> O
         forecast["rollout"] = Rollout(n_history=config["history"], predict_increment=config["predict_increment"])
     how = {name: config[name] for name in ("seed", "normalize", "loss", "loss_units")}
     return build_task(config["model"], config["model_arguments"], train, optimizer=optimizer, **how, **forecast)
-
-
-def _optimizer(options: Namespace) -> OptimizerSettings:
-    from dataclasses import fields
-
-    from kinn.train import OptimizerSettings
-
-    values = {field.name: options.get(field.name) for field in fields(OptimizerSettings) if field.name != "name"}
-    return OptimizerSettings(name=options.optimizer, **values)
-
-
-def _training(options: Namespace) -> TrainSettings:
-    from dataclasses import fields
-
-    from kinn.train import TrainSettings
-
-    return TrainSettings(**{field.name: options.get(field.name) for field in fields(TrainSettings)})

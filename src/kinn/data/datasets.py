@@ -239,9 +239,12 @@ class TrajectoryWindows(Dataset):
         return f"TrajectoryWindows({len(self)} windows of {self.n_history} + {self.n_future} frames, {self.dataset!r})"
 
 
-def resident(dataset: OperatorDataset | TrajectoryDataset) -> OperatorDataset | TrajectoryDataset:
-    """The data set, loaded unless it is too large for that: to read single samples costs more than a small step."""
-    return dataset.in_memory() if dataset.n_bytes <= _FITS else dataset
+def resident(
+    dataset: OperatorDataset | TrajectoryDataset, in_memory: bool | None = None
+) -> OperatorDataset | TrajectoryDataset:
+    """The data set, loaded or as it is; by default loaded if it fits: to read samples costs more than a small step."""
+    load = dataset.n_bytes <= _FITS if in_memory is None else in_memory
+    return dataset.in_memory() if load else dataset
 
 
 def _check_fields(samples: Samples, what: str) -> None:

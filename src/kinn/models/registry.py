@@ -11,7 +11,7 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["build", "model_names", "register_model"]
+__all__ = ["build", "model_class", "model_names", "register_model"]
 
 _MODELS: dict[str, type[nn.Module]] = {}
 _Model = TypeVar("_Model", bound="type[nn.Module]")
@@ -68,14 +68,24 @@ def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     >>> model.arguments["width"]
     8
     """
-    if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}; known models: {', '.join(model_names())}")
-    signature = inspect.signature(_MODELS[name])
+    model = model_class(name)
+    signature = inspect.signature(model)
     try:
         signature.bind(**arguments)
     except TypeError as error:
         raise ValueError(f"{name}: {error}; its arguments are {', '.join(signature.parameters)}") from None
-    return _MODELS[name](**arguments)
+    return model(**arguments)
+
+
+def model_class(name: str) -> type[nn.Module]:
+    """The registered model called `name`.
+
+    Raises:
+        ValueError: unknown name (the message lists the known ones).
+    """
+    if name not in _MODELS:
+        raise ValueError(f"unknown model {name!r}; known models: {', '.join(model_names())}")
+    return _MODELS[name]
 
 
 def model_names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from kinn.nn.block import KirchhoffBlock
 from kinn.nn.cell import KirchhoffCell, no_weight_decay
+from kinn.nn.frozen import circuit_of
 from kinn.nn.mlp import ChannelMLP
 from kinn.nn.regridding import on_training_grid, regrid
 from kinn.nn.resample import Downsample, FilteredActivation, Upsample
@@ -21,6 +22,7 @@ __all__ = [
     "SpectralConv2d",
     "TimeScale",
     "Upsample",
+    "circuit_of",
     "no_weight_decay",
     "on_training_grid",
     "regrid",

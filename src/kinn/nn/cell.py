@@ -112,10 +112,7 @@ class KirchhoffCell(nn.Module):
             ValueError: `dt_scale` that is not positive, or a shape or option that :func:`kinn.ops.grid_scan` refuses.
         """
         expect_positive("KirchhoffCell", dt_scale=dt_scale)
-        low, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
-        if self.couplings == "bounded":
-            B, C = bounded(B), bounded(C)
-        dt = self._steps(low)
+        dt, B, C = self.coefficients(x)
         return grid_scan(
             x,
             dt if dt_scale == 1 else dt * dt_scale,
@@ -132,12 +129,19 @@ class KirchhoffCell(nn.Module):
             return_state=return_state,
         )
 
-    def steps(self, x: Float[Tensor, "b *grid d"]) -> Float[Tensor, "b *grid d"]:
-        """The step lengths that a drive chooses; times `A_log.exp()` they say what a potential loses per position."""
-        return self._steps(F.linear(x, self.x_proj.weight[: self.dt_rank]))
+    def coefficients(
+        self, x: Float[Tensor, "b *grid d"]
+    ) -> tuple[Float[Tensor, "b *grid d"], Float[Tensor, "b *grid n"], Float[Tensor, "b *grid n"]]:
+        """What a drive makes of the cell at every position, Eq. (21).
 
-    def _steps(self, low: Float[Tensor, "b *grid r"]) -> Float[Tensor, "b *grid d"]:
-        return F.softplus(self.dt_proj(low))
+        Returns:
+            `(dt, B, C)`: the step lengths of `dt_scale` 1, which times `A_log.exp()` say what a potential loses per
+            position; injection and readout of the potentials.
+        """
+        low, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        if self.couplings == "bounded":
+            B, C = bounded(B), bounded(C)
+        return F.softplus(self.dt_proj(low)), B, C
 
     def step(
         self, x_t: Float[Tensor, "b d"], state: Float[Tensor, "b d n"] | None = None, *, dt_scale: float = 1.0

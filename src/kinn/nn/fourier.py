@@ -111,7 +111,8 @@ def _matrices_for(x: Tensor, modes: Modes) -> tuple[Tensor, ...]:
     if key not in _kept:
         with torch.inference_mode(False):  # or they could not be used for training afterwards
             matrices = _matrices(*key)
-        if type(matrices[0]) is not Tensor:  # what tracing makes must not outlive it
+        # what tracing makes must not outlive it, nor what is made while a CUDA graph is recorded the graph's memory
+        if type(matrices[0]) is not Tensor or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return matrices
         if len(_kept) >= _MOST_KEPT:
             _kept.clear()

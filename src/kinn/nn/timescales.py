@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kinn.nn.block import KirchhoffBlock
-from kinn.ops.reference import LARGEST_DRIVE
+from kinn.nn.drives import Met, blocks_of, driven_cells, inputs_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from jaxtyping import Float
+    from torch import Tensor
 
     from kinn.nn.cell import KirchhoffCell
     from kinn.nn.routes import Route
@@ -30,14 +30,16 @@ class TimeScale(NamedTuple):
     """Steps and time constants of one cell, over its channels, potentials and the positions looked at.
 
     A time constant `1 / (a dt)` counts grid points along the route: over one, a potential that is no longer driven
-    falls to `1/e`. The 10 %, 50 % and 90 % quantiles are given.
+    falls to `1/e`. They are points of the block's own grid, which in UKNO and KINN is coarser than the model's input;
+    times the spacing of that grid they give a length. The 10 %, 50 % and 90 % quantiles are given.
 
     Attributes:
         block: the block's name in the model.
         route: the direction of the scan.
         cell: the cell's place in the cascade, from 1.
         step: quantiles of the steps `dt`.
-        time_constant: quantiles of the time constants, in grid points.
+        time_constant: quantiles of the time constants, in points of the block's own grid.
+        grid: points of that grid along each axis in the run; None at rest.
     """
 
     block: str
@@ -45,6 +47,7 @@ class TimeScale(NamedTuple):
     cell: int
     step: Quantiles
     time_constant: Quantiles
+    grid: tuple[int, ...] | None = None
 
 
 def time_scales(model: nn.Module, run: Callable[[], object] | None = None) -> list[TimeScale]:
@@ -67,34 +70,23 @@ def time_scales(model: nn.Module, run: Callable[[], object] | None = None) -> li
     Route(axis=1, reverse=False) 1 True True
     Route(axis=1, reverse=False) 2 True True
     """
-    blocks = {name or "block": part for name, part in model.named_modules() if isinstance(part, KirchhoffBlock)}
-    if not blocks:
-        raise ValueError(f"time_scales: {type(model).__name__} has no Kirchhoff block")
-    met: dict[str, tuple[Tensor, float]] = {}
+    blocks = blocks_of("time_scales", model)
+    met = {} if run is None else inputs_in("time_scales", run, blocks)
     with torch.no_grad():
-        if run is not None:
-            with _inputs(blocks, met):
-                run()
-            for name in blocks.keys() - met.keys():
-                raise ValueError(f"time_scales: run does not call the block {name!r}")
         return [scale for name, block in blocks.items() for scale in _of_block(name, block, met.get(name))]
 
 
-def _of_block(name: str, block: KirchhoffBlock, met: tuple[Tensor, float] | None) -> Iterator[TimeScale]:
+def _of_block(name: str, block: KirchhoffBlock, met: Met | None) -> Iterator[TimeScale]:
     if met is None:
-        first, dt_scale = block.norm.weight.new_zeros(1, *block.n_axes * (1,), block.d_inner), 1.0
+        first, dt_scale, grid = block.norm.weight.new_zeros(1, *block.n_axes * (1,), block.d_inner), 1.0, None
     else:
-        first, dt_scale = block.drive(*met), met[1]
-    for route, cells in zip(block.routes, cast("Any", block.cascades)):
-        drive = first
-        for place, cell in enumerate(cells, start=1):
-            dt = dt_scale * cell.steps(drive)
-            yield TimeScale(name, route, place, *_quantiles(dt.flatten(0, -2), cell))
-            if met is not None and block.wiring == "series":
-                drive = cell(
-                    drive, dt_scale=dt_scale, axis=route.axis, reverse=route.reverse, lines=block.lines,
-                    boundary=block.boundary,
-                ).clamp(-LARGEST_DRIVE, LARGEST_DRIVE)  # fmt: skip
+        first, dt_scale, grid = block.drive(*met), met.dt_scale, tuple(met.x.shape[1:-1])
+    for r, (route, cells) in enumerate(zip(block.routes, cast("Any", block.cascades))):
+        # at rest every drive is zero, and no scan needed to tell
+        driven = ((cell, first) for cell in cells) if met is None else driven_cells(block, r, first, dt_scale)
+        for place, (cell, drive) in enumerate(driven, start=1):
+            dt = dt_scale * cell.coefficients(drive)[0]
+            yield TimeScale(name, route, place, *_quantiles(dt.flatten(0, -2), cell), grid)
 
 
 def _quantiles(dt: Float[Tensor, "m d"], cell: KirchhoffCell) -> tuple[Quantiles, Quantiles]:
@@ -106,21 +98,3 @@ def _quantiles(dt: Float[Tensor, "m d"], cell: KirchhoffCell) -> tuple[Quantiles
     at = dt.new_tensor((0.1, 0.5, 0.9))
     steps, taus = (cast("Quantiles", tuple(torch.quantile(v.flatten(), at).tolist())) for v in (dt, constants))
     return steps, taus
-
-
-@contextlib.contextmanager
-def _inputs(blocks: dict[str, KirchhoffBlock], met: dict[str, tuple[Tensor, float]]) -> Iterator[None]:
-    """Note what every block is called with."""
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(block: Any, arguments: tuple[Tensor, ...], options: dict[str, float]) -> None:
-            met[name] = arguments[0].to(block.norm.weight.dtype), options.get("dt_scale", 1.0)  # autocast's may differ
-
-        return hook
-
-    hooks = [block.register_forward_pre_hook(note(name), with_kwargs=True) for name, block in blocks.items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -76,6 +76,7 @@ class File:
             has further `resolutions`; None for the file's own grid.
         points: where the points of its square grid lie, "periodic", "centres" or "nodes" (see `kinn.nn.regrid`), which
             says what a coarser grid is.
+        in_memory: whether the data are loaded; None loads up to 2 GiB.
         note: what a reader of the tables must know of these data.
 
     Raises:
@@ -87,6 +88,7 @@ class File:
     split_seed: int | None = None
     resolution: int | None = None
     points: Points | None = None
+    in_memory: bool | None = None
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -34,11 +34,11 @@ def load_parts(
     """
     data: list[Any]
     if files:
-        data = read_files(files, experiment)
+        data = [resident(dataset, file.in_memory) for dataset, file in zip(read_files(files, experiment), files)]
     else:
         sources = [source for source in (experiment.source, *experiment.tests.values()) if isinstance(source, Source)]
-        data = [open_dataset(generated(source, folder, progress=progress, device=device)) for source in sources]
-    data = [resident(dataset) for dataset in data]
+        paths = [generated(source, folder, progress=progress, device=device) for source in sources]
+        data = [resident(open_dataset(path)) for path in paths]
     parts = split(data[0], experiment.sizes, seed=files[0].split_seed if files else None)
     return {**parts, **dict(zip(experiment.tests, data[1:]))}
 
@@ -80,11 +80,5 @@ def generated(source: Source, folder: Path, *, progress: bool, device: str = "cp
     path = folder / f"{source.name}.h5"
     folder.mkdir(parents=True, exist_ok=True)
     with ProgressBar(f"Data: {source.name}", total=1) if progress else nullcontext() as bar:
-
-        def report(done: int, total: int) -> None:
-            if bar is not None:
-                bar.total = total
-                bar.update(done)
-
-        source.make(path, report, device)
+        source.make(path, (lambda done, total: None) if bar is None else bar.report, device)
     return path

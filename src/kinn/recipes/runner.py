@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -35,8 +35,8 @@ def run_experiment(
     *,
     output: str | Path,
     seeds: Sequence[int] = (0,),
-    device: str = "auto",
-    devices: int = 1,
+    device: str | None = None,
+    devices: int | None = None,
     data: Sequence[str | Path] = (),
     progress: bool = True,
     recipe: str = "",
@@ -50,8 +50,8 @@ def run_experiment(
         experiment: what to train, on what, and how.
         output: folder for data, runs and records, which `kinn report` and `kinn.report.print_table` draw.
         seeds: of initialisation and data order, one run each.
-        device: "auto", "cpu" or "cuda".
-        devices: how many train one model together.
+        device: "auto", "cpu" or "cuda"; None for what the experiment's `training` says.
+        devices: how many train one model together; None likewise.
         data: files to use instead of the source's, in any layout that `kinn.data.open_dataset` reads: the data, then
             one for each further test set.
         progress: show progress bars.
@@ -67,7 +67,10 @@ def run_experiment(
         FileNotFoundError: if a file of data does not exist.
     """
     output, seeds = Path(output), tuple(dict.fromkeys(seeds))
-    _check(experiment, seeds, device, devices)
+    given: dict[str, Any] = {"device": device, "devices": devices}
+    training = replace(experiment.training, **{name: value for name, value in given.items() if value is not None})
+    experiment = replace(experiment, training=training)
+    _check(experiment, seeds)
     if not data:
         _check_samples(experiment)
     files = files_of(experiment, [data] if isinstance(data, (str, Path)) else data)
@@ -83,24 +86,23 @@ def run_experiment(
             paths.append(path)
     if left:  # what is finished needs no data
         folder = output / "data"
-        where = {"progress": progress, "device": "cuda" if chosen_device(device).type == "cuda" else "cpu"}
+        kind = chosen_device(training.device).type
+        where = {"progress": progress, "device": "cuda" if kind == "cuda" else "cpu"}
         parts = load_parts(experiment, folder, files, **where)
         for variant in {variant.name: variant for variant, *_ in left if variant.solve is None}.values():
-            _try_out(experiment, variant, parts["train"], device)
+            _try_out(experiment, variant, parts["train"])
         experiment = as_told_by(parts["train"], experiment)
         transfer, why_none = load_transfer(experiment, folder, files, **where)
         told = (files[0] if files else experiment.source).note, *experiment.notes, why_none
         experiment = replace(experiment, notes=tuple(filter(None, told)))
         for variant, seed, path, header in left:
             run = output / "runs" / experiment.name / path.stem
-            settings = replace(
-                experiment.tuned_to(variant).training, seed=seed, device=cast(Any, device), devices=devices
-            )
+            settings = replace(experiment.tuned_to(variant).training, seed=seed)
             try:
                 if variant.solve is None:
                     result = _train(experiment, variant, settings, parts, transfer, run, progress)
                 else:
-                    result = variant.solve(experiment, parts["test"], seed=seed, device=device, folder=run)
+                    result = variant.solve(experiment, parts["test"], seed=seed, device=training.device, folder=run)
             except FloatingPointError as error:  # a result, too: the others go on
                 told = f"{variant.name} diverged with seed {seed}: {error}"
                 warnings.warn(f"{told}. To try again, remove {path} and {run}", stacklevel=2)
@@ -118,12 +120,11 @@ def run_experiment(
     return paths
 
 
-def _check(experiment: Experiment, seeds: Sequence[int], device: str, devices: int) -> None:
+def _check(experiment: Experiment, seeds: Sequence[int]) -> None:
     """What would otherwise show after data are made, or after training."""
     if not seeds:
         raise ValueError(f"experiment {experiment.name!r} needs at least one seed, got none")
-    expect_devices(chosen_device(device), devices)
-    replace(experiment.training, devices=devices)
+    expect_devices(chosen_device(experiment.training.device), experiment.training.devices)
     if set(experiment.sizes) != {*PARTS} or min(experiment.sizes.values()) < 1:
         raise ValueError(f"sizes must name train, validation and test, none of them empty, but are {experiment.sizes}")
     if taken := [name for name in experiment.tests if name in PARTS]:
@@ -149,9 +150,9 @@ def _check_samples(experiment: Experiment) -> None:
 
 
 @torch.no_grad()
-def _try_out(experiment: Experiment, variant: Variant, train: Data, device: str) -> None:
+def _try_out(experiment: Experiment, variant: Variant, train: Data) -> None:
     """Build a contender and apply it once: what would end a later training shows before the first."""
-    one, where = train.subset(slice(1)), chosen_device(device)
+    one, where = train.subset(slice(1)), chosen_device(experiment.training.device)
     forecast: dict[str, Any] = {"rollout": experiment.rollout} if isinstance(train, TrajectoryDataset) else {}
     trained = build_task(variant.model, variant.arguments, one, seed=0, normalize="none", **forecast).trained
     trained.to(where).model.eval()

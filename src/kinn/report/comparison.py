@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kinn.report.records import Experiment, Measure, Variant, measure
+from kinn.report.schema import Record
 from kinn.report.verdict import verdict
 from kinn.report.wording import NORMALIZED, metric_name, number_format, split_name
 
@@ -174,8 +175,20 @@ def _seconds(variants: Sequence[Variant]) -> list[Column]:
 
 
 def _memory(variants: Sequence[Variant]) -> list[Column]:
-    peaks = [measure(r.memory["peak_rss_bytes"] for r in v.records if r.memory.get("peak_rss_bytes")) for v in variants]
-    if all(peak is None for peak in peaks):
-        return []
-    cells = tuple(NOTHING if peak is None else f"{peak.mean / 2**20:,.0f}" for peak in peaks)
-    return [Column("Peak memory (MiB)", cells, part=METRICS)]
+    """The process's where it trained on a CPU, the device's where on a GPU: in columns of their own."""
+    columns = []
+    for header, on_gpu, key in (
+        ("Peak memory (MiB)", False, "peak_rss_bytes"),
+        ("Peak GPU memory (MiB)", True, "peak_gpu_bytes"),
+    ):
+        of = [[r.memory.get(key) for r in v.records if _trained_on_gpu(r) == on_gpu] for v in variants]
+        peaks = [measure(value for value in values if value) for values in of]
+        if any(peaks):
+            cells = tuple(NOTHING if peak is None else f"{peak.mean / 2**20:,.0f}" for peak in peaks)
+            columns.append(Column(header, cells, part=METRICS))
+    return columns
+
+
+def _trained_on_gpu(record: Record) -> bool:
+    # not every record names its device; of a training on the CPU some count a GPU's memory that it did not use
+    return record.device != "cpu" and bool(record.memory.get("peak_gpu_bytes"))

@@ -8,28 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kinn.report.overview import Overview
-from kinn.report.panels import (
-    HEIGHT,
-    LEFT,
-    PLOT,
-    Curves,
-    add_panel,
-    curves_of,
-    draw_lines,
-    ends,
-    ends_in_words,
-    flatten_curves,
-    line_chart,
-    points_of,
-    set_limits,
-    spans_decades,
-)
+from kinn.report.panels import Curves, curves_of, draw_panels, ends_in_words, line_chart, points_of, spans_decades
 from kinn.report.records import Experiment
-from kinn.report.style import WIDTH, Picture, Theme, label_ends, label_width, series
-
-GAP = 0.2
-PANELS = 4
-"""At most, side by side."""
+from kinn.report.style import Picture, Theme, series
 
 ROLLOUT = (
     "Relative L2 error on test against the step of the rollout: each step takes the model’s own earlier predictions "
@@ -61,24 +42,12 @@ def loss_pictures(experiment: Experiment) -> Iterator[Picture]:
     alt = f"Line chart of {last.lower()} against epoch. {ends_in_words(shown)}"
 
     def draw(theme: Theme) -> Figure:
-        figure = Figure(figsize=(WIDTH, HEIGHT))
         styles = series(experiment.variants, theme)
-        count = len(panels)
-        width = (WIDTH - LEFT - label_width(shown) - GAP * (count - 1)) / count
-        everything = flatten_curves(*panels.values())
-        for i, (title, curves) in enumerate(panels.items()):
-            axes = add_panel(figure, LEFT + i * (width + GAP), width, title, "epoch")
-            set_limits(axes, everything, log=True)
-            draw_lines(axes, curves, styles)
-            if i:
-                axes.tick_params(axis="y", labelleft=False)
-            if title == "Validation loss":
-                for name, runs in curves.items():
-                    for (epochs, values), epoch in zip(runs, best[name]):
-                        at = np.flatnonzero(epochs == epoch)
-                        axes.plot(epochs[at], values[at], "o", ms=4, color=styles[name].color, clip_on=False)
-            if i == count - 1:
-                label_ends(axes, ends(curves), styles, width, PLOT)
+        figure, axes = draw_panels(list(panels.items()), styles, "epoch", log=True)
+        for name, runs in panels.get("Validation loss", {}).items():
+            for (epochs, values), epoch in zip(runs, best[name]):
+                at = np.flatnonzero(epochs == epoch)
+                axes[-1].plot(epochs[at], values[at], "o", ms=4, color=styles[name].color, clip_on=False)
         return figure
 
     yield Picture(f"{experiment.slug}-losses", "svg", caption, alt, draw)
@@ -112,24 +81,7 @@ def overview_pictures(overview: Overview) -> Iterator[Picture]:
     )
 
     def draw(theme: Theme) -> Figure:
-        columns = min(len(panels), PANELS)
-        rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(WIDTH, rows * HEIGHT))
-        styles, everything = series(overview.variants, theme), [curves for _, curves in panels]
-        room = label_width(name for _, curves in panels for name in curves)
-        width = (WIDTH - LEFT - room - GAP * (columns - 1)) / columns
-        for i, (label, curves) in enumerate(panels):
-            row, column = divmod(i, columns)
-            axes = add_panel(figure, LEFT + column * (width + GAP), width, label, "rollout step", row)
-            set_limits(axes, flatten_curves(*everything), log=spans_decades(*everything))
-            draw_lines(axes, curves, styles)
-            if column:
-                axes.tick_params(axis="y", labelleft=False)
-            else:
-                axes.set_ylabel("Relative L2", labelpad=2)
-            if column == columns - 1 or i == len(panels) - 1:
-                named = {name: runs for earlier in everything[: i + 1] for name, runs in earlier.items()}
-                label_ends(axes, ends(named), styles, width, PLOT)
-        return figure
+        log = spans_decades(*(curves for _, curves in panels))
+        return draw_panels(panels, series(overview.variants, theme), "rollout step", "Relative L2", log=log)[0]
 
     yield Picture(f"{overview.slug}-rollout", "svg", caption, alt, draw)

@@ -10,8 +10,9 @@ from typing import Any
 
 from kinn._version import __version__
 from kinn.files import write_text
+from kinn.report.loading import Source, load_records
 from kinn.report.overview import Overview
-from kinn.report.records import Experiment, Source, load_records
+from kinn.report.records import Experiment
 from kinn.report.schema import Record
 from kinn.report.sections import sections_of
 from kinn.report.tables import to_html

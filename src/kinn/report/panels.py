@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,11 @@ PLOT = HEIGHT - 0.75
 """Of the axes in it."""
 
 LEFT = 0.55
+GAP = 0.2
+"""Between panels side by side, in inches."""
+
+PANELS = 4
+"""At most, side by side."""
 
 Curve = tuple[np.ndarray, np.ndarray]
 Curves = dict[str, list[Curve]]
@@ -60,6 +65,36 @@ def line_chart(
         return figure
 
     return draw
+
+
+def draw_panels(
+    panels: Sequence[tuple[str, Curves]],
+    styles: Mapping[str, Series],
+    x_label: str,
+    y_label: str = "",
+    *,
+    log: bool,
+) -> tuple[Figure, list[Axes]]:
+    """Panels with their titles in rows on one scale; the last one of a row names the lines of all up to it."""
+    groups, columns = [curves for _, curves in panels], min(len(panels), PANELS)
+    figure = Figure(figsize=(WIDTH, -(-len(panels) // columns) * HEIGHT))
+    room = label_width(name for curves in groups for name in curves)
+    width = (WIDTH - LEFT - room - GAP * (columns - 1)) / columns
+    drawn = []
+    for i, (title, curves) in enumerate(panels):
+        row, column = divmod(i, columns)
+        axes = add_panel(figure, LEFT + column * (width + GAP), width, title, x_label, row)
+        set_limits(axes, flatten_curves(*groups), log=log)
+        draw_lines(axes, curves, styles)
+        if column:
+            axes.tick_params(axis="y", labelleft=False)
+        else:
+            axes.set_ylabel(y_label, labelpad=2)
+        if column == columns - 1 or i == len(panels) - 1:
+            named = {name: runs for earlier in groups[: i + 1] for name, runs in earlier.items()}
+            label_ends(axes, ends(named), styles, width, PLOT)
+        drawn.append(axes)
+    return figure, drawn
 
 
 def flatten_curves(*groups: Curves) -> list[Curve]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kinn.files import write_bytes
+from kinn.report.loading import Source, load_records
 from kinn.report.page import require_extra
-from kinn.report.records import Source, load_records
 from kinn.report.sections import sections_of
 from kinn.report.tables import to_latex, to_markdown
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -87,17 +88,11 @@ class Record:
         return self.metrics["test"].get(self.primary_metric) is None
 
 
-REQUIRED = ("experiment", "variant", "role", "seed", "primary_metric", "metrics")
-TEXTS = (
-    *("experiment", "variant", "role", "primary_metric", "kind", "recipe", "title", "experiment_label"),
-    *("budget", "model", "command", "date", "device", "compiled"),
-)
-WHOLE_NUMBERS = ("seed", "parameters", "devices", "best_epoch", "test_samples")
-MAPPINGS = (
-    *("metrics", "arguments", "config", "data", "factor", "paper", "paper_ratio", "curves"),
-    *("time", "memory", "hardware", "versions"),
-)
-LISTS = ("fields", "spectra", "transfer", "notes")
+_KINDS = {"str": (str, "text"), "int": (int, "a whole number"), "dict": (dict, "an object"), "list": (list, "a list")}
+_IN_FILE = {f.name: _KINDS[re.split(r"\W", str(f.type))[0]] for f in fields(Record) if f.name != "origin"}
+"""By the name of a field, what it must be, by the first word of its type."""
+
+_REQUIRED = [f.name for f in fields(Record) if f.default is MISSING and f.default_factory is MISSING]
 
 
 def parse_record(content: object, origin: str) -> Record:
@@ -117,24 +112,17 @@ def parse_record(content: object, origin: str) -> Record:
         newer = isinstance(schema, int) and schema > SCHEMA
         advice = "; it was written by a newer kinn, please upgrade" if newer else ""
         raise ValueError(f"{origin} has schema {schema!r}, expected {SCHEMA}{advice}")
-    missing = [name for name in REQUIRED if content.get(name) is None]
+    missing = [name for name in _REQUIRED if content.get(name) is None]
     if missing:
         raise ValueError(f"{origin} is an incomplete result record: {', '.join(missing)} missing")
-    kinds: tuple[tuple[tuple[str, ...], type, str], ...] = (
-        (TEXTS, str, "text"),
-        (WHOLE_NUMBERS, int, "a whole number"),
-        (MAPPINGS, dict, "an object"),
-        (LISTS, list, "a list"),
-    )
     values: dict[str, Any] = {}
-    for names, kind, word in kinds:
-        for name in names:
-            value = content.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(f"{origin}: expected {name} to be {word}, got {value!r:.60}")
-            values[name] = value
+    for name, (kind, word) in _IN_FILE.items():
+        value = content.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{origin}: expected {name} to be {word}, got {value!r:.60}")
+        values[name] = value
     record = Record(**values, origin=origin)
     if record.role not in ROLES:
         raise ValueError(f"{origin}: expected role to be one of {', '.join(ROLES)}, got {record.role!r}")

@@ -13,8 +13,6 @@ from kinn.report.style import FONT, LIGHT, WIDTH
 
 _SETTINGS: dict[Any, Any] = {
     "font.size": FONT,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kinn",
     "axes.spines.top": False,
     "axes.spines.right": False,
 }

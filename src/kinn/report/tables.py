@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from kinn.report.comparison import MAIN, Column, Table
-from kinn.report.records import Source, load_records
+from kinn.report.loading import Source, load_records
 from kinn.report.sections import sections_of
 
 LATEX = {

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from kinn.models.parts import OnTrainingGrid
+from kinn.models.registry import model_class, model_names
 from kinn.report.panels import (
     HEIGHT,
     LEFT,
@@ -20,8 +22,6 @@ from kinn.report.panels import (
 from kinn.report.records import Experiment
 from kinn.report.style import FONT, WIDTH, Picture, Theme, label_ends, label_width, series
 from kinn.report.wording import join, metric_name
-
-_CARRIED = ("UKNO", "CNO", "UNet")  # models that regrid, see `kinn.nn.regrid`
 
 
 def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
@@ -45,7 +45,7 @@ def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
     told = [v.name for v in experiment.variants if any(p.get("dt_scale") for r in v.records for p in r.transfer)]
     if told:
         caption += f" {join(told)} {'is' if len(told) == 1 else 'are'} told the ratio of the grid spacings."
-        if carried := [v.name for v in experiment.variants if v.name in told and v.records[0].model in _CARRIED]:
+        if carried := [v.name for v in experiment.variants if v.name in told and _is_carried(v.records[0].model)]:
             caption += (
                 f" {join(carried)} {'works' if len(carried) == 1 else 'work'} on the grid of training, fields being "
                 "interpolated there and back."
@@ -90,3 +90,8 @@ def transfer_pictures(experiment: Experiment) -> Iterator[Picture]:
         return figure
 
     yield Picture(f"{experiment.slug}-resolutions", "svg", caption, alt, draw)
+
+
+def _is_carried(model: str) -> bool:
+    """Whether fields are brought to the grid of its training, and back."""
+    return model in model_names() and issubclass(model_class(model), OnTrainingGrid)

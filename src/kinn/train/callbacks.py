@@ -6,7 +6,8 @@ import itertools
 import math
 import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,27 @@ class History(Callback):
             self.save_best(epoch, metrics)
 
 
+@contextmanager
+def fresh_statistics(model: nn.Module) -> Iterator[bool]:
+    """Take the statistics of batch norms anew, from what the model is given within; yields whether it has any norms."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.num_batches_tracked is not None
+        and module.num_batches_tracked > 0  # else the model does not call it
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the average of all batches
+        norm.train()
+    yield bool(norms)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        norm.eval()
+
+
 class FreshBatchNorm(Callback):
     """Measure the statistics of batch norms anew before every validation, with the weights that are validated.
 
@@ -133,29 +155,15 @@ class FreshBatchNorm(Callback):
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Run the training batches through the model; only its batch norms behave as in training."""
         assert isinstance(pl_module.model, nn.Module)
-        norms = [
-            module
-            for module in pl_module.model.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and module.num_batches_tracked is not None
-            and module.num_batches_tracked > 0  # else the model does not call it
-        ]
-        if not norms:
-            return
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the average of all batches
-            norm.train()
-        assert isinstance(self.loader.batch_sampler, SharedBatches)
-        self.loader.batch_sampler.sampler.set_epoch(trainer.current_epoch)
-        for given, truth in itertools.islice(self.loader, self.batches):
-            given = trainer.strategy.batch_to_device(given)
-            with trainer.precision_plugin.val_step_context():
-                pl_module.predict_for_training(given, truth.shape[1])  # pyright: ignore[reportCallIssue]
-        for norm, momentum in zip(norms, momenta):
-            norm.momentum = momentum
-            norm.eval()
+        with fresh_statistics(pl_module.model) as any_norms:
+            if not any_norms:
+                return
+            assert isinstance(self.loader.batch_sampler, SharedBatches)
+            self.loader.batch_sampler.sampler.set_epoch(trainer.current_epoch)
+            for given, truth in itertools.islice(self.loader, self.batches):
+                given = trainer.strategy.batch_to_device(given)
+                with trainer.precision_plugin.val_step_context():
+                    pl_module.predict_for_training(given, truth.shape[1])  # pyright: ignore[reportCallIssue]
 
 
 class TrainingProgress(Callback):

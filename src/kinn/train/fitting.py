@@ -27,7 +27,7 @@ from kinn.train.folder import RunFolder
 from kinn.train.loading import Items, SharedBatches, batches
 from kinn.train.memory import keep_freed_memory
 from kinn.train.processes import Process, run_processes
-from kinn.train.saving import load_model, save_model
+from kinn.train.saving import load_model, save_model, take_weights
 from kinn.train.settings import TrainSettings, chosen_device, expect_devices
 from kinn.train.tasks import OperatorTask, RolloutTask
 from kinn.train.trainer import calm, make_trainer, run_trainer
@@ -86,6 +86,7 @@ def fit(
     settings: TrainSettings,
     folder: str | Path,
     *,
+    initial: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     title: str = "Training",
     progress: bool = True,
@@ -103,13 +104,17 @@ def fit(
         validation: decides which epoch is best, and when to stop early. Never the test data.
         settings: epochs, batch size, seed and the like.
         folder: for the run's files, see `kinn.train.folder`.
+        initial: model file (`save_model`) whose weights the model starts from, all of which must fit; a run that goes
+            on does not need it. Normalisers stay the task's.
         config: plain values that fix the run, for `config.yaml`; by default the task's description and the settings.
         title: of the progress bar.
         progress: whether to show it.
 
     Raises:
         ValueError: if the data does not fit the task, parameters are not of float32, the folder belongs to another run,
-            the model is not a registered one, there is no such device or not so many, or fewer samples than devices.
+            the model is not a registered one, there is no such device or not so many, fewer samples than devices, or
+            `initial` does not fit the model.
+        FileNotFoundError: if there is no file `initial`.
         FloatingPointError: if the loss becomes NaN or infinite.
         KeyboardInterrupt: if the user stops it; the same call resumes.
         OSError: if the folder cannot be written, or a process of several is ended from outside.
@@ -126,9 +131,14 @@ def fit(
     for name, items in (("training", train_items), ("validation", validation_items)):
         if len(items) < settings.devices:
             raise ValueError(f"{settings.devices} devices need as many {name} samples, but there are {len(items)}")
-    data = {"train": _fingerprint(train), "validation": _fingerprint(validation)}
+    data: dict[str, Any] = {"train": _fingerprint(train), "validation": _fingerprint(validation)}
     run = RunFolder(folder)
-    config = dict(config) if config is not None else {**task.describe(), "training": asdict(settings)}
+    start = {} if initial is None else {"initial": str(initial)}
+    config = dict(config) if config is not None else {**task.describe(), "training": asdict(settings), **start}
+    if initial is not None:
+        data["initial"] = run.digest(initial)
+        if not (run.checkpoint.exists() or run.finished()):
+            take_weights(task.model, initial)
     run.claim(config, data, free={"data", "validation"})  # data are known by what they hold, wherever they lie
     summary = run.finished()
     if summary is None:

@@ -7,6 +7,7 @@ more for TensorBoard, `result.json` the summary of a finished run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -67,6 +68,23 @@ class RunFolder:
             raise ValueError(f"{self.path} holds a model but no config.yaml: choose another folder for this run")
         if not self.finished():  # of a finished run it says where that ran
             write_text(self.config, yaml.safe_dump(config, sort_keys=False))
+
+    def digest(self, initial: str | Path) -> str:
+        """SHA-256 of the file of weights that the run starts from; once there is a checkpoint, the file may be gone.
+
+        Raises:
+            FileNotFoundError: if there is neither the file nor a run that knows it.
+        """
+        if Path(initial).is_file():
+            digest = hashlib.sha256()
+            with Path(initial).open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+            return digest.hexdigest()
+        known = self.finished() or self._progress() or {"data": {}}
+        if "initial" not in known["data"]:
+            raise FileNotFoundError(f"there is no model file {initial} to start from")
+        return known["data"]["initial"]
 
     def _files(self) -> tuple[Path, ...]:
         return self.config, self.checkpoint, self.model, self.result, self.path / "metrics.csv"

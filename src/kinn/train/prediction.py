@@ -127,6 +127,18 @@ class TrainedModel:
         """The kind of task and its settings, as plain values."""
         return {"kind": "operator"} if self.rollout is None else {"kind": "rollout", **asdict(self.rollout)}
 
+    def as_module(self, *, dt_scale: float = 1.0) -> nn.Module:
+        """One step in physical units as a module, in evaluation mode: for `torch.export` and ONNX.
+
+        Args:
+            dt_scale: see `predict`; it becomes part of the module.
+
+        Returns:
+            a module of the same weights: `(B, C_in, *grid)` to `(B, C_out, *grid)` as `predict`, or, of a model that
+            forecasts, `(B, n_history, C, *grid)` to the next frame `(B, C, *grid)`.
+        """
+        return _OneStep(self, dt_scale).eval()
+
     def _remind(self, grid: tuple[int, ...]) -> None:
         """Say so where the grid is not that of the training and a model that wants to know is not told."""
         ours = tuple(self.metadata.get("extra", {}).get("grid", grid))
@@ -204,3 +216,19 @@ class TrainedModel:
             raise ValueError("this model is a one-shot operator: call predict(x) instead of forecast(history, n_steps)")
         normalized = self.predict_normalized(self._fields(history), n_steps, dt_scale=dt_scale)
         return self.output_normalizer.decode(normalized)
+
+
+class _OneStep(nn.Module):
+    """See `TrainedModel.as_module`."""
+
+    def __init__(self, trained: TrainedModel, dt_scale: float) -> None:
+        super().__init__()
+        # registered, so that they move and are exported; `_trained` is a view of the same modules
+        self.model, self.input_normalizer = trained.model, trained.input_normalizer
+        self.output_normalizer = trained.output_normalizer
+        self._trained, self._dt_scale = trained, dt_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        prediction = self._trained.predict_normalized(x, dt_scale=self._dt_scale)
+        prediction = self.output_normalizer.decode(prediction)
+        return prediction if self._trained.rollout is None else prediction[:, 0]

@@ -99,7 +99,7 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
 
     Args:
         path: of the file.
-        device: where to put the model; "auto" is a GPU if there is one.
+        device: where to put the model; "auto" is a CUDA GPU if there is one.
 
     Returns:
         the model; `metadata` holds `path`, `model`, `arguments`, `version` and `extra`.
@@ -110,22 +110,17 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
             fit the model.
     """
     path, device = Path(path), chosen_device(device)
-    if not path.is_file():
-        inside = path / "model.safetensors"
-        hint = f"; the folder holds {inside}" if inside.is_file() else ""
-        raise FileNotFoundError(f"there is no model file {path}{hint}")
-    content, stored = _read(path)
+    content, state = _read(path)
     if content["model"] not in model_names():
         raise ValueError(
-            f"{path} holds a model '{content['model']}', but this version of kinn knows {', '.join(model_names())}"
+            f"{path} holds a model '{content['model']}', but this version of kinn knows {', '.join(model_names())}: "
+            "import the module that registers it first (on the command line, --import MODULE)"
         )
     try:
         with torch.random.fork_rng(devices=[]):  # weights that are replaced must not draw from the caller's generator
             model = build(content["model"], content["arguments"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {content['model']} cannot be built from its saved arguments: {error}") from error
-    paired = set(content["complex"])
-    state = {key: torch.view_as_complex(value) if key in paired else value for key, value in stored.items()}
     _check_fit(path, content["model"], model.state_dict(), state)
     model.load_state_dict(state)
     trained = TrainedModel(
@@ -138,7 +133,28 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
     return trained.to(device)
 
 
+def take_weights(model: nn.Module, path: str | Path) -> None:
+    """Give a model the weights of a file of `save_model`, which must be the model's own by name and shape.
+
+    Args:
+        model: of any class.
+        path: of the file; its normalisers and its task do not count.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no file of `save_model`, or weights do not fit; some are named.
+    """
+    path = Path(path)
+    state = _read(path)[1]
+    _check_fit(path, f"this {type(model).__name__}", model.state_dict(), state)
+    model.load_state_dict(state)
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        inside = path / "model.safetensors"
+        hint = f"; the folder holds {inside}" if inside.is_file() else ""
+        raise FileNotFoundError(f"there is no model file {path}{hint}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -162,7 +178,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     needed = {"model", "arguments", "task", "input_normalizer", "output_normalizer", "complex", "version", "extra"}
     if needed - content.keys():
         raise ValueError(f"{path} is not a complete kinn model: its metadata lacks {sorted(needed - content.keys())}")
-    return content, stored
+    paired = set(content["complex"])
+    return content, {key: torch.view_as_complex(value) if key in paired else value for key, value in stored.items()}
 
 
 def _check_fit(path: Path, name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -172,12 +189,12 @@ def _check_fit(path: Path, name: str, expected: Mapping[str, Tensor], found: Map
             f"{path} does not fit {name}: it lacks {len(missing)} tensors {missing[:3]} and has {len(surplus)} "
             f"unknown ones {surplus[:3]}"
         )
-    for key, tensor in expected.items():
-        if not is_lazy(tensor) and tensor.shape != found[key].shape:
-            raise ValueError(
-                f"{path} does not fit {name}: '{key}' should have the shape {tuple(tensor.shape)}, "
-                f"but has {tuple(found[key].shape)}"
-            )
+    other = [key for key, value in expected.items() if not is_lazy(value) and value.shape != found[key].shape]
+    if other:
+        shape, came = (tuple(tensors[other[0]].shape) for tensors in (expected, found))
+        more = f"; {len(other) - 1} more do not fit, {other[1:4]}" if other[1:] else ""
+        wrong = f"'{other[0]}' should have the shape {shape}, but has {came}{more}"
+        raise ValueError(f"{path} does not fit {name}: {wrong}")
 
 
 def _rollout(path: Path, task: Mapping[str, Any]) -> Rollout | None:

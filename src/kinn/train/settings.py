@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+
+from kinn.notices import warn_once
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,14 @@ class TrainSettings:
             Below 2^32.
         patience: stop after so many epochs without a better validation loss; None never stops early.
         precision: `32`, or mixed `bf16` or `16`.
-        device: `auto` (the GPU if there is one), `cpu`, `cuda` or `mps`.
+        device: `auto` (a CUDA GPU that PyTorch can use, else the CPU), `cpu`, `cuda` or `mps`.
         devices: how many of them train together, each in a process of its own. The numbers are those of one device,
             but for rounding, dropout and batch norms in training (see `docs/training.md`).
         workers: processes that read data, for each device; 0 reads in the process that trains.
         compile: the training step by `torch.compile`, in fused `kernels` or in `cuda-graphs` of them; `none`; `auto`
             (`cuda-graphs` for long runs on a GPU, else `none`). Where it fails the run goes on without.
-        deterministic: only deterministic kernels (matters on GPUs; slower).
+        deterministic: only deterministic kernels (matters on GPUs; slower). Sets `CUBLAS_WORKSPACE_CONFIG` in the
+            environment, unless it is set.
         batch_norm_batches: training batches, at most, over which batch norms measure their statistics before a
             validation; 0 keeps the running averages of training.
         log_every: optimiser steps between two points of the TensorBoard log.
@@ -114,20 +118,25 @@ class TrainSettings:
         expect_one_of("precision", self.precision, ("32", "bf16", "16"))
         expect_one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
         expect_one_of("compile", self.compile, ("auto", "none", "kernels", "cuda-graphs"))
+        if self.deterministic:  # PyTorch reads it once, at the first product on a GPU: before any trainer is made
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def chosen_device(name: str | torch.device) -> torch.device:
-    """The device of this name; `auto` is a GPU if there is one.
+    """The device of this name; `auto` is a CUDA GPU that PyTorch can use, else the CPU, with a warning if there is one.
 
     Raises:
-        ValueError: if there is no such device here.
+        ValueError: if there is no such device here, or PyTorch cannot use it.
     """
-    if name == "auto":
-        gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        return torch.device(next((gpu for gpu, here in gpus.items() if here), "cpu"))
+    if name == "auto":  # never mps, where scans are loops in Python
+        try:
+            return chosen_device("cuda" if torch.cuda.is_available() else "cpu")
+        except ValueError as error:
+            warn_once(f"computing on the CPU, because {error}")
+            return torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device)  # runs a kernel: this PyTorch may have none for the GPU
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"the device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
     return device
@@ -174,7 +183,8 @@ def fused_fits(parameters: Iterable[tuple[str, torch.dtype]], *, scaled: bool) -
 
     Args:
         parameters: their kinds of device and their dtypes. Complex ones have no such kernel.
-        scaled: gradients of half precision are scaled; the fused kernel would undo that after clipping.
+        scaled: gradients are scaled, or clipped in mixed precision: the fused kernel would undo scaling after
+            clipping, so that Lightning refuses it there, scaled or not.
 
     Example:
         >>> fused_fits([("cuda", torch.float32), ("cuda", torch.complex64)], scaled=False)
@@ -193,7 +203,7 @@ def build_optimizer(
         settings: of both.
         steps_per_epoch: of this training.
         total_steps: of this training.
-        scaled: whether the trainer scales gradients (mixed precision of 16 bits).
+        scaled: see `fused_fits`.
 
     Raises:
         ValueError: if no parameter is trainable.

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import lightning
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from kinn.data import Identity, OperatorDataset, TrajectoryDataset, TrajectoryWindows
@@ -126,12 +127,13 @@ class _Task(lightning.LightningModule):
         """Optimiser and schedule from the settings."""
         total = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(1, total // (self.trainer.max_epochs or 1))
+        plugin, clip = self.trainer.precision_plugin, self.optimizer_settings.clip
         optimizer, scheduler = build_optimizer(
             self.model,
             self.optimizer_settings,
             steps_per_epoch=per_epoch,
             total_steps=total,
-            scaled=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
+            scaled=isinstance(plugin, MixedPrecision) and (clip > 0 or plugin.scaler is not None),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

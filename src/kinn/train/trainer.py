@@ -24,7 +24,6 @@ from kinn.train.folder import RunFolder
 from kinn.train.settings import chosen_device
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-_ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
 
 class RealViews(torch.amp.GradScaler):  # pyright: ignore[reportPrivateImportUsage]
@@ -78,7 +77,8 @@ def make_trainer(
     Raises:
         ValueError: precision that the device does not have.
     """
-    if precision == "16" and chosen_device(device).type == "cpu":
+    kind = chosen_device(device).type
+    if precision == "16" and kind == "cpu":
         raise ValueError("precision 16 needs a GPU; on a CPU take bf16")  # Lightning would, saying so in passing
     # at the end of an epoch, after History: Lightning calls checkpoints last
     last = ModelCheckpoint(
@@ -88,13 +88,13 @@ def make_trainer(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    if precision == "16" and chosen_device(device).type == "cuda":
+    if precision == "16" and kind == "cuda":
         how: dict[str, Any] = {}
         plugins = [*plugins, MixedPrecision("16-mixed", "cuda", RealViews("cuda"))]
     else:
         how = {"precision": _PRECISIONS[precision]}
     return lightning.Trainer(
-        accelerator=_ACCELERATORS[device],
+        accelerator=kind,
         **how,
         use_distributed_sampler=False,
         logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
@@ -123,7 +123,7 @@ def run_trainer(
             if hasattr(reader, "set_epoch"):
                 reader.set_epoch(len(history["curves"]["epoch"]))
     device = trainer.strategy.root_device
-    handler, deterministic = signal.getsignal(signal.SIGINT), torch.are_deterministic_algorithms_enabled()
+    handler = signal.getsignal(signal.SIGINT)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             # weights_only: a checkpoint holds tensors and plain values, and must not run code
@@ -131,14 +131,18 @@ def run_trainer(
     except SystemExit as stop:
         raise KeyboardInterrupt from stop
     finally:
-        torch.use_deterministic_algorithms(deterministic)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """Without Lightning's tips and its remarks about choices that are made on purpose; other warnings stay."""
+    """Without Lightning's tips and its remarks about choices that are made on purpose; other warnings stay.
+
+    The deterministic mode, which a trainer switches on when it is made, ends with it.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -163,5 +167,6 @@ def calm() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=remark)
             yield
     finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)

@@ -32,6 +32,13 @@ def test_files_hold_the_average_the_best_of_it_and_the_weights_themselves(traine
     assert any(not torch.equal(raw[name], ema[name]) for name in raw)
 
 
+def test_without_an_average_the_weights_themselves_are_reported(tmp_path, quick, fit):
+    run = fit(replace(quick, ema=0.0, epochs=1), tmp_path)
+    assert run.curves["validation_loss"] == run.curves["raw_loss"]
+    assert "ema_loss" not in run.curves
+    assert load_classifier(tmp_path / "model.safetensors")[1]["weights"] == "raw"
+
+
 def test_timm_reads_the_file(trained):
     settings = {"depths": (1, 1), "dims": (8, 16), "num_classes": 3}
     model = timm.create_model("kinn_nano", checkpoint_path=trained.folder / "model.safetensors", **settings).eval()
@@ -120,6 +127,10 @@ def test_what_cannot_be_trained(folder, tmp_path, quick, picture, fit):
     picture("dark", 0).save(other / "0.png")
     with pytest.raises(ValueError, match="different classes: blue, dark, light, striped occur in one alone"):
         fit_images(quick, open_images(folder, "train"), open_images(tmp_path / "other", "validation"), tmp_path / "r")
+    (tmp_path / "classes.txt").write_text("light\ndark\nstriped\n")
+    others = open_images(folder, "validation", class_map=str(tmp_path / "classes.txt"))
+    with pytest.raises(ValueError, match="different classes: the same names in another order"):
+        fit_images(quick, open_images(folder, "train"), others, tmp_path / "r")
     (tmp_path / "foreign.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="damaged, or no model file"):
         load_classifier(tmp_path / "foreign.safetensors")

@@ -43,10 +43,10 @@ def check_common(
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, but is {dtype}")
     try:
-        kind = torch.device(device).type
+        where = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"expected a device such as 'cpu' or 'cuda', got '{device}'") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is '{device}', but PyTorch finds no GPU here")
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is '{device}', but PyTorch finds {torch.cuda.device_count() or 'no'} GPU here")
     if samples < 1 or seed < 0:
         raise ValueError(f"samples must be positive and seed not negative, but they are {samples} and {seed}")

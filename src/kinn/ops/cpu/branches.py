@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from kinn.ops.cpu.compiled import load_kernels, run_items
+from kinn.ops.cpu.compiled import like, load_kernels, run_items
 from kinn.ops.cpu.fused import addresses_of, blocks_of, in_vectors, padded, register
 from kinn.ops.reference import evolution_reference, gate_reference
 
 BRANCH_MOST_WEIGHTS = 1 << 16  # of a matrix, so that all of them stay in the nearer caches
 _MOST_ROW = 1 << 17  # width times channels of a grid row, of which several must stay there too
-_LIKE = np.empty(0, np.float32)
 
 
 def evolution_fits(x, filters, periodic) -> bool:
@@ -28,7 +26,7 @@ def _gate_forward(x, y, norm_weight, norm_bias, gate, inner_weight, inner_bias, 
     layer, _alive = _gate(kernels, x, norm_weight, norm_bias, gate, inner_weight, inner_bias, out, eps, inner_eps)
     result, blocks = torch.empty_like(x), blocks_of(layer.rows, kernels.CHUNK)
     work = 4 * layer.rows * gate.numel()
-    run_items(kernels.forward, blocks, work, layer, blocks, *addresses_of(x, y, result), like=_LIKE)
+    run_items(kernels.forward, blocks, work, layer, blocks, *addresses_of(x, y, result), like=like(torch.float32))
     return result
 
 
@@ -45,7 +43,7 @@ def _gate_backward(dout, x, y, norm_weight, norm_bias, gate, inner_weight, inner
     )
     dx, dy = torch.empty_like(x), torch.empty_like(y)
     arguments = (layer, kernels.Sums(*addresses_of(*sums)), blocks, *addresses_of(x, y, dout, dx, dy))
-    run_items(kernels.backward, blocks, 8 * layer.rows * gate.numel(), *arguments, like=_LIKE)
+    run_items(kernels.backward, blocks, 8 * layer.rows * gate.numel(), *arguments, like=like(torch.float32))
     norm, to_gate, inner_norm, to_out = (t.sum(0) for t in sums)
     return (
         dx, dy, norm[0, :c].clone(), norm[1, :c].clone(), to_gate[:d, :c].contiguous(),
@@ -78,7 +76,7 @@ def _evolution_forward(x, norm_weight, norm_bias, matrix, filters, filter_bias, 
     )
     y = x.new_empty(*x.shape[:-1], len(matrix))
     work = 16 * y.numel() * (layer.outer + layer.inner)
-    run_items(kernels.forward, layer.batch * layer.bands, work, layer, *addresses_of(x, y), like=_LIKE)
+    run_items(kernels.forward, layer.batch * layer.bands, work, layer, *addresses_of(x, y), like=like(torch.float32))
     return y
 
 
@@ -100,7 +98,7 @@ def _evolution_backward(dy, x, norm_weight, norm_bias, matrix, filters, filter_b
     dx = torch.empty_like(x)
     work = 32 * dy.numel() * (c + d)
     arguments = (layer, kernels.Sums(*addresses_of(*sums)), blocks, *addresses_of(x, dy, dx))
-    run_items(kernels.backward, blocks, work, *arguments, like=_LIKE)
+    run_items(kernels.backward, blocks, work, *arguments, like=like(torch.float32))
     norm, to_matrix, to_filters, to_filter_bias, to_mix, to_mix_bias = (t.sum(0) for t in sums)
     return (
         dx, norm[0, :c].clone(), norm[1, :c].clone(), to_matrix[:d, :c].contiguous(),

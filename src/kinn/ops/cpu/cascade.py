@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kinn.ops.autograd import needs_saving, register_cascade
-from kinn.ops.cpu.compiled import FLOOR, groups_for, load_kernels, rows_of, run_items, work_of
+from kinn.ops.cpu.compiled import FLOOR, address, groups_for, like, load_kernels, rows_of, run_items, work_of
+from kinn.ops.cpu.fused import addresses_of, in_vectors, padded
 from kinn.ops.cpu.records import TILE, Size, slow_below
 from kinn.ops.path import Path
 from kinn.ops.reference import LARGEST_DRIVE, check_sign
@@ -89,7 +89,7 @@ def _forward(x, projection, dt_weight, dt_bias, a, D, flat, series, zoh, bounded
         plan.blocks * plan.groups,
         work_of(x.numel() * plan.routes * plan.cells, plan.size.n),
         plan, parameters, _table(paths), np.array(_kept_at(x, a, paths)), rows, out, x.numel(),
-        checkpoints.data_ptr() if save else 0, like=_like(x),
+        checkpoints.data_ptr() if save else 0, like=like(x.dtype),
     )  # fmt: skip
     return y if plan.groups == 1 else y.sum(0), checkpoints
 
@@ -112,10 +112,10 @@ def _backward(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, se
     cells = plan.routes * plan.cells
     d, n, width = plan.size.d, plan.size.n, projection.shape[2]
     dx = x.new_empty(plan.groups, *x.shape)
-    dp = _padded(d, TILE)
+    dp = padded(d)
     sums = (
-        x.new_zeros(plan.blocks, cells, _padded(width, 4), dp),
-        x.new_zeros(plan.blocks, cells, _padded(plan.rank, 4), dp),
+        x.new_zeros(plan.blocks, cells, padded(width, 4), dp),
+        x.new_zeros(plan.blocks, cells, padded(plan.rank, 4), dp),
         x.new_zeros(plan.blocks, cells, dp),
         x.new_empty(plan.blocks, cells, n, d),
         x.new_empty(plan.blocks, cells, d),
@@ -127,7 +127,7 @@ def _backward(dy, x, projection, dt_weight, dt_bias, a, D, checkpoints, flat, se
         plan.blocks * plan.groups,
         work_of(x.numel() * plan.routes * plan.cells, plan.size.n),
         plan, parameters, _table(paths), np.array(_kept_at(x, a, paths)), rows, given, rows_of(dx[0])[0],
-        x.numel(), checkpoints.data_ptr(), kernels.Sums(*(t.data_ptr() for t in sums)), like=_like(x),
+        x.numel(), checkpoints.data_ptr(), kernels.Sums(*addresses_of(*sums)), like=like(x.dtype),
     )  # fmt: skip
     to_projection, to_lift, to_bias, to_a, to_D = (t.sum(0).unflatten(0, a.shape[:2]) for t in sums)
     return (
@@ -182,22 +182,6 @@ def _plan(kernels, x, dt_weight, a, paths, series, zoh, bounded, dt_scale):
 
 def _parameters(kernels, projection, dt_weight, dt_bias, a, D):
     """The parameters in the kernels' layout, and the tensors that keep them alive."""
-
-    def pad(tensor):
-        tensor = tensor.contiguous()
-        return F.pad(tensor, (0, -tensor.shape[-1] % TILE))
-
-    lift = dt_weight
-    tensors = (
-        pad(projection), pad(projection.transpose(2, 3)), pad(lift), pad(lift.transpose(2, 3)), pad(dt_bias),
-        a.contiguous(), D.contiguous(),
-    )  # fmt: skip
-    return kernels.Parameters(*(t.data_ptr() for t in tensors)), tensors
-
-
-def _padded(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-def _like(x: Tensor) -> np.ndarray:
-    return np.empty(0, np.float32 if x.dtype == torch.float32 else np.float64)
+    addresses, alive = in_vectors(projection, projection.mT, dt_weight, dt_weight.mT, dt_bias)
+    a, D = a.contiguous(), D.contiguous()
+    return kernels.Parameters(*addresses, address(a), address(D)), (*alive, a, D)

@@ -7,6 +7,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from kinn.ops.cpu.records import Rows
@@ -70,9 +71,9 @@ def load_kernels(name: str) -> Any:
     return importlib.import_module(f"{__package__}._{name}_kernels")
 
 
-def checkpoint_steps(n: int) -> int:
-    """Steps between kept states: memory for states against scratch that stays in the nearer caches."""
-    return max(16, min(64, 512 // max(n, 1)))
+def like(dtype: torch.dtype, shape: int | tuple[int, ...] = 0) -> np.ndarray:
+    """Zeros, none by default, that tell kernels what kind of numbers they are given."""
+    return np.zeros(shape, np.float32 if dtype == torch.float32 else np.float64)
 
 
 def rows_of(tensor: Tensor) -> tuple[Rows, Tensor]:

@@ -7,13 +7,13 @@ import functools
 import numpy as np
 import torch
 
-from kinn.ops.cpu.compiled import load_kernels, run_items
+from kinn.ops.cpu.compiled import like, load_kernels, run_items
 from kinn.ops.cpu.fused import addresses_of, register
 from kinn.ops.cpu.records import WIDE
 from kinn.ops.resampling import BEHIND, filter_matrix, filtered_reference, resampled
 
 _INTEGERS = np.empty(0, np.int64)
-_LIKE = np.empty(0, np.float32)
+_LIKE = like(torch.float32)
 _LEAST_ROWS = 8  # of a piece: the fine rows at its ends are made twice
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from kinn.ops.cpu.compiled import load_kernels, run_items
+from kinn.ops.cpu.compiled import like, load_kernels, run_items
 from kinn.ops.cpu.fused import addresses_of, blocks_of, in_vectors, padded, register
 from kinn.ops.reference import mix_reference
-
-_LIKE = np.empty(0, np.float32)
 
 
 def _forward(x, field, matrix, bias, gelu):
@@ -18,7 +15,7 @@ def _forward(x, field, matrix, bias, gelu):
     layer, _alive = _layer(kernels, x, matrix, bias, gelu)
     y, blocks = torch.empty_like(field), blocks_of(layer.rows, kernels.CHUNK)
     arguments = (layer, blocks, *addresses_of(x, field, y))
-    run_items(kernels.forward, blocks, 4 * layer.rows * matrix.numel(), *arguments, like=_LIKE)
+    run_items(kernels.forward, blocks, 4 * layer.rows * matrix.numel(), *arguments, like=like(torch.float32))
     return y
 
 
@@ -30,7 +27,7 @@ def _backward(dy, x, field, matrix, bias, gelu):
     sums = x.new_zeros(blocks, padded(o, 4), padded(i)), x.new_zeros(blocks, padded(o))
     dx, dfield = torch.empty_like(x), torch.empty_like(field)
     arguments = (layer, kernels.Sums(*addresses_of(*sums)), blocks, *addresses_of(x, field, dy, dx, dfield))
-    run_items(kernels.backward, blocks, 8 * layer.rows * matrix.numel(), *arguments, like=_LIKE)
+    run_items(kernels.backward, blocks, 8 * layer.rows * matrix.numel(), *arguments, like=like(torch.float32))
     to_matrix, to_bias = (t.sum(0) for t in sums)
     return dx, dfield, to_matrix[:o, :i].contiguous(), to_bias[:o].clone()
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from kinn.ops.cpu.compiled import load_kernels, run_items
+from kinn.ops.cpu.compiled import like, load_kernels, run_items
 from kinn.ops.cpu.fused import addresses_of, blocks_of, in_vectors, padded, register
 from kinn.ops.reference import mlp_reference
 
@@ -24,7 +23,7 @@ def _forward(x, norm_weight, norm_bias, eps, first, first_bias, second, second_b
     y = x.new_empty(len(x), len(second))
     blocks = blocks_of(len(x), kernels.CHUNK)
     work = 16 * x.numel() * first.shape[0]
-    run_items(kernels.forward, blocks, work, layer, blocks, *addresses_of(x, y), like=np.empty(0, np.float32))
+    run_items(kernels.forward, blocks, work, layer, blocks, *addresses_of(x, y), like=like(torch.float32))
     return y
 
 
@@ -46,7 +45,7 @@ def _backward(dy, x, norm_weight, norm_bias, eps, first, first_bias, second, sec
     run_items(
         kernels.backward, blocks, 32 * x.numel() * hidden,
         layer, kernels.Sums(*addresses_of(*sums)), blocks, *addresses_of(x, dy, dx),
-        like=np.empty(0, np.float32),
+        like=like(torch.float32),
     )  # fmt: skip
     norm, to_first, to_first_bias, to_second, to_second_bias = (t.sum(0) for t in sums)
     return (

@@ -8,21 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kinn.ops.autograd import needs_saving, register_scan
-from kinn.ops.cpu.compiled import (
-    FLOOR,
-    address,
-    checkpoint_steps,
-    groups_for,
-    load_kernels,
-    rows_of,
-    run_items,
-    work_of,
-)
+from kinn.ops.cpu.compiled import FLOOR, address, groups_for, like, load_kernels, rows_of, run_items, work_of
 from kinn.ops.cpu.records import TILE, Cells, Size, slow_below
 from kinn.ops.path import Path
 from kinn.ops.reference import check_sign
@@ -72,7 +62,7 @@ def _forward(x, dt, a, B, C, D, initial_state, outer, length, inner, joined, rev
     initial_state = None if initial_state is None else initial_state.contiguous()
     outputs = kernels.Outputs(address(initial_state), rows_of(y)[0], state.data_ptr())
     items = plan.blocks * plan.groups
-    least = np.zeros((items, 2), np.float32 if x.dtype == torch.float32 else np.float64)
+    least = like(x.dtype, (items, 2))
     run_items(kernels.forward, items, work_of(x.numel(), plan.size.n), plan, inputs, outputs, like=least)
     if items:
         check_sign(*least.min(axis=0).tolist())
@@ -84,7 +74,7 @@ def _forward_fake(x, dt, a, B, C, D, initial_state, outer, length, inner, joined
     path = Path(outer, length, inner, joined, reverse)
     (batch, _, d), n = x.shape, a.shape[1]
     sequences = batch * path.sequences
-    chunks = -(-path.steps // checkpoint_steps(n))
+    chunks = -(-path.steps // _steps(n))
     checkpoints = x.new_empty((sequences, chunks, n, d) if save else (0,))
     return x.new_empty(x.shape), x.new_empty((sequences, d, n)), checkpoints
 
@@ -118,7 +108,7 @@ def _backward(dy, dstate, x, dt, a, B, C, D, checkpoints, outer, length, inner, 
         kernels.backward,
         plan.blocks * plan.groups,
         work_of(x.numel(), plan.size.n),
-        plan, inputs, gradients, like=np.empty((0, 0), np.float32 if x.dtype == torch.float32 else np.float64),
+        plan, inputs, gradients, like=like(x.dtype, (0, 0)),
     )  # fmt: skip
     dB, dC = (t[0] if plan.groups == 1 else t.sum(0) for t in (dB, dC))
     return dx, ddt, da.sum(0).t().contiguous(), dB, dC, dD.sum(0), dinitial_state
@@ -135,11 +125,16 @@ def _backward_fake(dy, dstate, x, dt, a, B, C, D, checkpoints, outer, length, in
 register_scan("selective_scan")
 
 
+def _steps(n: int) -> int:
+    """Steps between kept states: memory for states against scratch that stays in the nearer caches."""
+    return max(16, min(64, 512 // max(n, 1)))
+
+
 def _plan(kernels, x: Tensor, a: Tensor, path: Path, zoh: bool):
     (batch, _, d), n = x.shape, a.shape[1]
     blocks = min(batch * path.sequences, _MAX_BLOCKS)
     groups = groups_for(blocks, -(-d // TILE), torch.get_num_threads())
-    size = Size(d, n, checkpoint_steps(n), zoh, FLOOR[x.dtype], slow_below(path.steps))
+    size = Size(d, n, _steps(n), zoh, FLOOR[x.dtype], slow_below(path.steps))
     return kernels.Plan(batch, size, path, blocks, groups)
 
 

@@ -1,14 +1,23 @@
-"""Whether Triton's kernels can run here, and on what."""
+"""Whether Triton's kernels can run here, and on what; and what a user is told while they are compiled."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
+import sys
+import threading
+from typing import TYPE_CHECKING
 
 import torch
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _OLDEST = (3, 5)  # before: no tuples in kernels (3.2), or no products of fewer than 16 rows (3.4)
+_PATIENCE = 2.0  # seconds: longer than kernels take to come from Triton's cache on disk
+_launched: set[str] = set()
 
 
 def unavailable() -> str | None:
@@ -24,6 +33,29 @@ def interpreted() -> bool:
 # What torch.compiler.assume_constant_result sets; calling that would import torch._dynamo, a second at every start.
 for _function in (unavailable, interpreted):
     _function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@contextlib.contextmanager
+def launching(kernels: str, x: torch.Tensor) -> Iterator[None]:
+    """On the device of a tensor; says so, once, where the first launch of these kernels waits for their compiler."""
+    timer = None
+    if kernels not in _launched and not interpreted():
+        _launched.add(kernels)
+        timer = threading.Timer(_PATIENCE, _announce)
+        timer.daemon = True
+        timer.start()
+    try:
+        with torch.cuda.device_of(x):
+            yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+@functools.cache
+def _announce() -> None:
+    how_often = "once; they are cached on disk"
+    print(f"kinn: compiling the GPU kernels, a minute or two ({how_often})", file=sys.stderr, flush=True)
 
 
 @functools.cache

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from kinn.ops.autograd import exporting, needs_saving, register_cascade
-from kinn.ops.triton.scan import processors_of, with_rows
+from kinn.ops.triton.available import launching
+from kinn.ops.triton.scan import lacks_bfloat16, processors_of, with_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,13 +74,16 @@ def cascade_triton(
     The parameters all float32 or all float64, which is computed in; `x` of any floating-point type, `y` of the same.
     Differentiable once.
     """
+    given = x.dtype
+    if lacks_bfloat16(x):
+        x = x.to(a.dtype)
     save = needs_saving(x, projection, dt_weight, dt_bias, a, D)
     grid, codes = list(x.shape[1:-1]), [2 * axis + reverse for axis, reverse in routes]
     y, _ = torch.ops.kinn.cascade_scan_triton(
         x.flatten(1, -2), projection, dt_weight, dt_bias, a, D, grid, codes, joined, series, injection == "zoh",
         dt_scale, save,
     )  # fmt: skip
-    return y
+    return y if y.dtype == given else y.to(given)
 
 
 @torch.library.custom_op(
@@ -98,7 +102,7 @@ def _forward(x, projection, dt_weight, dt_bias, a, D, grid, routes, joined, seri
     parameters = [t.contiguous() for t in (projection, dt_weight, dt_bias, a, D)]
     planes = y if len(routes) == 1 else a.new_empty(len(routes), *x.shape)
     options = cascade_options(*a.shape[1:], dt_weight.shape[-1], a.dtype, "forward")
-    with torch.cuda.device_of(x):
+    with launching("cascade", x):
         if plan.programs:
             _cascade_kernels.forward[(plan.programs,)](
                 x, *parameters, planes, kept, *x.stride()[:2], x.numel(), *_sizes(plan, x, dt_weight, a, dt_scale),
@@ -135,7 +139,7 @@ def _backward(dy, x, projection, dt_weight, dt_bias, a, D, kept, grid, routes, j
     drives = a.new_empty(programs, options["TILES"], cells - 1, options["TIME"], d)
     shapes = ((rank + 2 * n, d), (rank, d), (d,), (n, d), (d,))
     sums = [a.new_empty(programs, cells, *shape) for shape in shapes]
-    with torch.cuda.device_of(x):
+    with launching("cascade backward", x):
         if programs:
             _cascade_kernels.backward[(programs,)](
                 dy, x, *parameters, kept, states, drives, dx, *sums, *dy.stride()[:2], *x.stride()[:2], x.numel(),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kinn.ops.autograd import needs_saving, register_scan
 from kinn.ops.path import Path
+from kinn.ops.triton.available import launching
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,10 +45,13 @@ def scan_triton(
     `a` (float32 or float64), `D` and `initial_state` have the type that is computed in; the others any floating-point
     type, `y` that of `x`. Differentiable once. A negative `dt` or `a` is not looked for: that would wait for the GPU.
     """
+    given = x.dtype
+    if lacks_bfloat16(x, dt, B, C):
+        x, dt, B, C = (t.to(a.dtype) for t in (x, dt, B, C))
     save = needs_saving(x, dt, a, B, C, D, initial_state)
     scan = torch.ops.kinn.selective_scan_triton
     y, state, _ = scan(x, dt, a, B, C, D, initial_state, *path, injection == "zoh", save)
-    return y, state
+    return y if y.dtype == given else y.to(given), state
 
 
 @torch.library.custom_op(
@@ -69,7 +73,7 @@ def _forward(x, dt, a, B, C, D, initial_state, outer, length, inner, joined, rev
     start = None if initial_state is None else initial_state.transpose(1, 2).contiguous()
     last = a.new_empty(plan.sequences, plan.n, plan.d)
     options = kernel_options(plan.d, plan.n, path, a.dtype, "forward")
-    with torch.cuda.device_of(x):
+    with launching("scan", x):
         if plan.programs and plan.segments > 1:
             start = _enter(plan, path, x, dt, a, B, C, x, start, options, ZOH=zoh, ADJOINT=False)
         if plan.programs:
@@ -115,7 +119,7 @@ def _backward(dy, dstate, x, dt, a, B, C, D, kept, outer, length, inner, joined,
     dstart = a.new_empty(plan.sequences, n, d)
     start = None if dstate is None else dstate.transpose(1, 2).contiguous()
     options = kernel_options(plan.d, plan.n, path, a.dtype, "backward")
-    with torch.cuda.device_of(x):
+    with launching("scan backward", x):
         if plan.programs and plan.segments > 1:
             start = _enter(plan, path, x, dt, a, B, C, dy, start, options, ZOH=zoh, ADJOINT=True)
         if plan.programs:
@@ -189,6 +193,15 @@ class _Plan(NamedTuple):
         return path.steps, path.length, path.inner, path.sequences, self.tiles
 
 
+def lacks_bfloat16(*tensors: Tensor) -> bool:
+    """Whether some are of bfloat16 on a GPU that cannot convert it, of a compute capability below 8.0."""
+    return any(t.dtype == torch.bfloat16 and t.is_cuda and _is_old(t.device.index) for t in tensors)
+
+
+def _is_old(index: int) -> bool:
+    return torch.cuda.get_device_capability(index) < (8, 0)
+
+
 def processors_of(x: Tensor) -> int:
     """Multiprocessors of the device that a tensor is on."""
     return _processors(x.device.index) if x.is_cuda else _INTERPRETER_PROCESSORS
@@ -198,7 +211,8 @@ def _processors(index: int) -> int:
     return torch.cuda.get_device_properties(index).multi_processor_count
 
 
-_processors._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]  # as in available.py
+for _function in (_is_old, _processors):  # as in available.py
+    _function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _plan(x: Tensor, a: Tensor, path: Path) -> _Plan:

@@ -57,18 +57,16 @@ def training_batches(images: Images, settings: ImageSettings, stats: dict[str, A
     if isinstance(images, IterableDataset):
         images = SeededStream(images, settings.seed, process)
     else:
-        order = _WholeBatches(len(images), seed=settings.seed, batch_size=settings.batch_size)
+        order = _FullBatches(len(images), seed=settings.seed, batch_size=settings.batch_size)
         how = {"batch_sampler": SharedBatches(order, batch_size=part, process=process)}
         images = _Seeded(images, settings.seed)
     return _loader(images, settings, how)
 
 
-def evaluation_batches(
-    images: Images, settings: ImageSettings, stats: dict[str, Any], process: Process, *, size: int | None = None
-) -> DataLoader:
+def evaluation_batches(images: Images, settings: ImageSettings, stats: dict[str, Any], process: Process) -> DataLoader:
     """Central crops of every image once; each process has a stretch of them."""
-    size = settings.image_size if size is None else size
-    images.transform = _transform(size, stats, crop_pct=settings.crop, interpolation=settings.interpolation)
+    how = {"crop_pct": settings.crop, "interpolation": settings.interpolation}
+    images.transform = _transform(settings.image_size, stats, **how)
     if isinstance(images, IterableDataset):
         images = SeededStream(images, settings.seed, process)
     else:
@@ -104,7 +102,7 @@ def seed_augmentation(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-class _WholeBatches(EpochOrder):
+class _FullBatches(EpochOrder):
     """The order of an epoch as far as it fills batches: `drop_last`, over all processes. Items are (epoch, index)."""
 
     def __init__(self, length: int, *, seed: int, batch_size: int) -> None:

@@ -20,7 +20,7 @@ from kinn.train.callbacks import History, TrainingProgress
 from kinn.train.folder import RunFolder
 from kinn.train.images.data import evaluation_batches, normalisation, training_batches
 from kinn.train.images.launch import launched
-from kinn.train.images.saving import save_classifier
+from kinn.train.images.saving import architecture, save_classifier, take_weights
 from kinn.train.images.settings import ImageSettings
 from kinn.train.images.sources import Images, class_names, place
 from kinn.train.images.task import ImageTask
@@ -57,6 +57,7 @@ def fit_images(
     folder: str | Path,
     *,
     num_classes: int | None = None,
+    initial: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> ImageFit:
@@ -70,13 +71,16 @@ def fit_images(
         validation: images that tell the best epoch.
         folder: for the run's files.
         num_classes: logits; None for as many as `train` names.
+        initial: file of weights to start from, ours or any that timm reads; a classifier for other classes is drawn
+            anew, all else must fit. A run that goes on does not need it.
         config: plain values that fix the run; by default the settings.
         progress: show a bar with images per second and the time left.
 
     Raises:
         ValueError: unknown model, unknown number of classes or too few, data sets that disagree in their classes or
-            are one and the same, channels that images do not have, a batch that does not divide among processes, or a
-            folder of another run.
+            are one and the same, channels that images do not have, a batch that does not divide among processes, a
+            folder of another run, or `initial` does not fit the model.
+        FileNotFoundError: there is no file `initial`.
         FloatingPointError: the loss became NaN or infinite.
         KeyboardInterrupt: the user stopped it.
     """
@@ -88,13 +92,17 @@ def fit_images(
     _check(settings, process)
     _check_images(train, validation, num_classes)
     run, reports = RunFolder(folder), process.rank == 0
-    config = asdict(settings) if config is None else dict(config)
-    data = {"classes": num_classes, "names": names, "train": _count(train), "validation": _count(validation)}
+    start = {} if initial is None else {"initial": str(initial)}
+    config = {**asdict(settings), **start} if config is None else dict(config)
+    data: dict[str, Any] = {"classes": num_classes, "names": names}
+    data |= {"train": _count(train), "validation": _count(validation)}
+    if initial is not None:
+        data["initial"] = run.digest(initial)
     if reports:
         run.claim(config, data)
     summary = run.finished()
     if summary is None:
-        summary = _train(_Job(settings, train, validation, run, process, nodes, config, data, progress))
+        summary = _train(_Job(settings, train, validation, run, process, nodes, initial, config, data, progress))
     return ImageFit(run.path, summary["curves"], summary["best_epoch"], summary["memory"])
 
 
@@ -108,15 +116,17 @@ class _Job:
     run: RunFolder
     process: Process
     nodes: int
+    initial: str | Path | None
     config: Mapping[str, Any]
     data: Mapping[str, Any]
     progress: bool
 
 
-def _model(settings: ImageSettings, classes: int) -> torch.nn.Module:
+def _model(settings: ImageSettings, classes: int, arguments: Mapping[str, Any] | None = None) -> torch.nn.Module:
+    arguments = settings.model_arguments if arguments is None else arguments
     if "drop_path_rate" in settings.model_arguments:
         raise ValueError("stochastic depth is the setting drop_path, not the model argument drop_path_rate")
-    make = partial(timm.create_model, settings.model, num_classes=classes, **settings.model_arguments)
+    make = partial(timm.create_model, settings.model, num_classes=classes, **arguments)
     torch.manual_seed(settings.seed)
     try:
         return make(drop_path_rate=settings.drop_path_rate)
@@ -132,7 +142,13 @@ def _model(settings: ImageSettings, classes: int) -> torch.nn.Module:
 
 def _train(job: _Job) -> dict[str, Any]:
     settings, process, run, classes = job.settings, job.process, job.run, job.data["classes"]
-    model = _model(settings, classes)
+    if run.checkpoint.exists():  # which holds all weights
+        model = _model(settings, classes, architecture(settings.model_arguments))
+    else:
+        model = _model(settings, classes)
+        kept = [] if job.initial is None else take_weights(model, job.initial)
+        if kept and process.rank == 0:
+            warn_once(f"{', '.join(kept)}: drawn anew, for {classes} classes; all other weights are of {job.initial}")
     if settings.grad_checkpointing:
         model.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
     stats = normalisation(model, settings.model_arguments.get("in_chans", 3))
@@ -213,9 +229,8 @@ def _check_images(train: Images, validation: Images, num_classes: int) -> None:
     names, others = class_names(train), class_names(validation)
     if names and others and names != others:
         missing = sorted(set(names) ^ set(others))
-        raise ValueError(
-            f"training and validation images have different classes: {', '.join(missing[:5])} occur in one alone"
-        )
+        how = f"{', '.join(missing[:5])} occur in one alone" if missing else "the same names in another order"
+        raise ValueError(f"training and validation images have different classes: {how}")
     if names and len(names) > num_classes:
         raise ValueError(f"num_classes is {num_classes}, but the images have {len(names)} classes")
     if (one := place(train)) is not None and one == place(validation):

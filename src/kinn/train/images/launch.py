@@ -29,7 +29,11 @@ def meet() -> None:
     process, _ = launched()
     if process.count == 1 or torch.distributed.is_initialized():
         return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    if cards := torch.cuda.device_count():
+        backend = "nccl"
+        # each process takes its own: what asks for "cuda" before the trainer would otherwise wake the first for all
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) % cards)
     if "RANK" in os.environ:
         torch.distributed.init_process_group(backend)
     else:  # srun does not set what PyTorch looks for

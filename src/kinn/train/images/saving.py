@@ -17,6 +17,16 @@ import kinn.models.vision  # noqa: F401  its models by name
 from kinn.files import atomic_file
 
 _KEY = "kinn_images"
+_FIRST_WEIGHTS = ("pretrained", "checkpoint_path")
+
+
+def architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Model arguments without those that fetch weights, which a file or a checkpoint replaces.
+
+    >>> architecture({"pretrained": True, "in_chans": 1})
+    {'in_chans': 1}
+    """
+    return {name: value for name, value in arguments.items() if name not in _FIRST_WEIGHTS}
 
 
 def save_classifier(path: str | Path, model: nn.Module, about: Mapping[str, Any]) -> None:
@@ -29,7 +39,8 @@ def save_classifier(path: str | Path, model: nn.Module, about: Mapping[str, Any]
     """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with atomic_file(path) as file:
-        file.write(save(tensors, metadata={"format": "pt", _KEY: json.dumps(dict(about))}))
+        about = {**about, "model_arguments": architecture(about["model_arguments"])}
+        file.write(save(tensors, metadata={"format": "pt", _KEY: json.dumps(about)}))
 
 
 def load_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
@@ -52,6 +63,45 @@ def load_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> 
         raise ValueError(f"{path} is damaged, or no model file of kinn: {error}") from error
     if about is None:
         raise ValueError(f"{path} is no image classifier that kinn trained: it does not say which model it holds")
-    model = timm.create_model(about["model"], num_classes=about["num_classes"], **about["model_arguments"])
+    arguments = architecture(about["model_arguments"])  # files of earlier versions hold all
+    model = timm.create_model(about["model"], num_classes=about["num_classes"], **arguments)
     model.load_state_dict(tensors)
     return model.eval().to(device), about
+
+
+def take_weights(model: nn.Module, path: str | Path) -> list[str]:
+    """Give a model the weights of a file, ours or any that timm reads; a classifier for other classes keeps its own.
+
+    Args:
+        model: of timm's.
+        path: of the file, `.safetensors` or a checkpoint of PyTorch; no code in it is run.
+
+    Returns:
+        names of the weights that the model kept.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: timm cannot read it, or names or shapes other than the classifier's do not fit; some are named.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no model file {path}")
+    try:
+        found = timm.models.load_state_dict(str(path))
+    except Exception as error:  # timm and torch raise many kinds for a damaged file
+        raise ValueError(f"{path} holds no weights that timm reads: {error}") from error
+    shapes, came = (
+        {name: getattr(value, "shape", None) for name, value in weights.items()}
+        for weights in (model.state_dict(), found)
+    )
+    other = [name for name in {**shapes, **came} if shapes.get(name) != came.get(name)]
+    heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    strange = [name for name in other if not name.startswith(heads)]
+    if strange:
+        raise ValueError(
+            f"{path} does not fit this {type(model).__name__}: {len(strange)} weights differ in name or shape, "
+            f"{', '.join(strange[:5])}{', ...' if strange[5:] else ''}"
+        )
+    kept = [name for name in shapes if name.startswith(heads)] if other else []
+    model.load_state_dict({name: value for name, value in found.items() if name not in other + kept}, strict=False)
+    return kept

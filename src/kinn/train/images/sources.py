@@ -15,6 +15,7 @@ from kinn.train.images.launch import meet
 
 _STREAMS = ("wds", "tfds", "hfids")  # readers that yield images in an order of their own
 _PACKAGES = {"wds": "webdataset", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets"}
+_LOOKED_AT = 16  # images of a part, whose depth stands for all
 _SYNONYMS = ("train", "training"), ("validation", "val", "valid", "eval", "evaluation")
 
 Images = Any
@@ -69,10 +70,10 @@ def open_images(
     return found
 
 
-def _check_depth(images: Any, looked_at: int = 16) -> None:
+def _check_depth(images: Any) -> None:
     """Refuse images of more than 8 bits a channel, all of whose values would become white; some stand for all."""
     reader = copy.deepcopy(images.reader)  # an archive that this process opened is not for its workers
-    for index in range(0, len(images), -(-len(images) // looked_at)):
+    for index in range(0, len(images), -(-len(images) // _LOOKED_AT)):
         try:
             with reader[index][0] as file, Image.open(file) as image:
                 mode = image.mode

@@ -72,20 +72,22 @@ class ImageTask(lightning.LightningModule):
         self.seed, self.steps_per_epoch, self.process = settings.seed, steps_per_epoch, process
         # towards its decay by way of smaller ones: else short runs would report little more than the first weights
         self.ema = ModelEmaV3(model, decay=settings.ema, use_warmup=True) if settings.ema else None
+        self.weights: dict[str, nn.Module] = {"raw": model}  # the last ones are reported
         if self.ema is not None:
             self.ema.requires_grad_(False)
+            self.weights["ema"] = self.ema.module
         self._mix = (
             Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
             if settings.mixup or settings.cutmix
             else None
         )
         self.classes = classes
-        self._counts = {"raw": Counts(), "ema": Counts()}
+        self._counts = {name: Counts() for name in self.weights}
         self._updated = 0
 
     def reported(self) -> Reported:
         """The averaged weights, if there are any."""
-        return Reported("raw", self.model) if self.ema is None else Reported("ema", self.ema.module)
+        return Reported(*list(self.weights.items())[-1])
 
     def on_train_epoch_start(self) -> None:
         """Count from the steps that were taken before a resume; tell a stream the epoch."""
@@ -124,18 +126,17 @@ class ImageTask(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count hits of the weights and of their average."""
         images, classes = batch
-        self._counts["raw"].add(self.model(images), classes)
-        if self.ema is not None:
-            self._counts["ema"].add(self.ema.module(images), classes)
+        for name, model in self.weights.items():
+            self._counts[name].add(model(images), classes)
 
     def on_validation_epoch_end(self) -> None:
         """Log both; `validation_loss` is that of the averaged weights, if there are any."""
         found = {name: counts.result(self.process) for name, counts in self._counts.items()}
-        self._counts = {"raw": Counts(), "ema": Counts()}
+        self._counts = {name: Counts() for name in self.weights}
         self.log("validation_loss", found[self.reported().name]["loss"])
-        for name in ("raw",) if self.ema is None else ("raw", "ema"):
+        for name, measured in found.items():
             for metric in ("loss", "top1", "top5"):
-                self.log(f"validation/{name}_{metric}", found[name][metric])
+                self.log(f"validation/{name}_{metric}", measured[metric])
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on what `no_weight_decay` names and on vectors; the schedule goes by optimiser step."""

@@ -326,7 +326,7 @@ def test_the_command_line_speaks_once(tmp_path, monkeypatch, capfd):
     files = f"--data {tmp_path}/p.h5 --output {tmp_path}/run"
     assert main(["train", *files.split(), *model.split(), *settings.split()]) == 0
     out, err = capfd.readouterr()
-    starts = ["FNO, ", "Best of 1 epochs", "Model: ", "Measure it on other data"]
+    starts = ["FNO, ", "An epoch: ", "Best of 1 epochs", "Model: ", "Measure it on other data"]
     for line, start in zip(out.splitlines(), starts, strict=True):
         assert line.startswith(start)
     message, progress = err.splitlines()

@@ -4,8 +4,8 @@ A *tile* is a block `(potentials, channels)` of the state: lanes of a warp lie a
 are read whole and the potentials of a channel are summed mostly within a thread.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportIndexIssue=false, reportOperatorIssue=false
-# pyright: reportReturnType=false
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false
 
 from __future__ import annotations
 

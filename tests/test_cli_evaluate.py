@@ -60,11 +60,12 @@ def test_a_record_is_drawn_and_ranked_as_asked_for(folder, tmp_path, capsys):
     export_dataset(flows, tmp_path / "flow.h5", layout="kinn")
     save_model(tmp_path / "m.safetensors", FNO(2, 1, width=4, n_modes=(2, 2)), rollout=Rollout(n_history=2))
     measure = ["evaluate", f"{tmp_path}/m.safetensors", f"{tmp_path}/flow.h5", "--output", f"{tmp_path}/r/e.json"]
-    drawn = ["--samples", "3", "1", "--steps", "2", "-1"]
+    drawn = ["--pictures", "3", "1", "--steps", "2", "-1"]
     words = ["--role", "ours", "--title", "Flows", "--metric", "rmse_normalized", *drawn]
     assert main([*measure, *words]) == 0
     record = json.loads((tmp_path / "r" / "e.json").read_text())
     assert (record["role"], record["title"], record["primary_metric"]) == ("ours", "Flows", "rmse_normalized")
+    assert record["command"].endswith("--role ours --title Flows --metric rmse_normalized --pictures 3 1 --steps 2 -1")
     assert [(field["label"], field["step"]) for field in record["fields"]] == [
         ("sample 3", 2),
         ("sample 3", 4),
@@ -74,8 +75,8 @@ def test_a_record_is_drawn_and_ranked_as_asked_for(folder, tmp_path, capsys):
     assert [spectrum["step"] for spectrum in record["spectra"]] == [2, 4]
     assert load_records(tmp_path / "r")[0].primary_metric == "rmse_normalized"
     for words, message in (
-        (["--samples", "0", "4"], "--samples must be from 0 to 3"),
-        (["--samples", "-1"], "--samples must be from 0 to 3"),
+        (["--pictures", "0", "4"], "--pictures must be from 0 to 3"),
+        (["--pictures", "-1"], "--pictures must be from 0 to 3"),
         (["--steps", "5"], "there is no rollout step 5: steps count from 1 to 4"),
         (["--metric", "l2"], "--metric must be one of rmse, nrmse,"),
         (["--role", "theirs"], "--role: Expected one of 'ours', 'baseline'"),

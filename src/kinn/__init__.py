@@ -12,7 +12,7 @@ from kinn._timm import register_when_loaded
 from kinn._version import __version__
 
 if TYPE_CHECKING:
-    from kinn.circuit import Cascade, RCNode
+    from kinn.circuit import Bank, Cascade, RCNode
     from kinn.models import FKNO, FNO, UKNO
     from kinn.nn import KirchhoffBlock, KirchhoffCell
     from kinn.ops import grid_scan, selective_scan
@@ -22,6 +22,7 @@ __all__ = [
     "FKNO",
     "FNO",
     "UKNO",
+    "Bank",
     "Cascade",
     "KirchhoffBlock",
     "KirchhoffCell",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Bank": "circuit",
     "Cascade": "circuit",
     "FKNO": "models",
     "FNO": "models",

@@ -108,7 +108,7 @@ def test_lines_and_volumes_train_a_model_of_ones_own(tmp_path, monkeypatch, grid
 
 def test_data_stay_in_the_file_where_that_is_asked_for(tmp_path, monkeypatch):
     path = written(tmp_path / "pairs.h5", input=1, output=1)
-    monkeypatch.setattr("kinn.data.datasets._FITS", 1)
+    monkeypatch.setattr("kinn.data.datasets.FITS", 1)
     for asked, store in ((None, ArrayFileStore), (True, TensorStore), (False, ArrayFileStore)):
         assert type(parts_of(experiment(File(path, in_memory=asked)))["train"].inputs.store) is store
     monkeypatch.undo()

@@ -169,7 +169,7 @@ def test_forecasts_come_out_the_same_again_and_when_stopped_in_an_epoch(tmp_path
 
 def test_data_too_large_for_memory_stay_in_the_file_and_give_the_same_numbers(poisson_run, tmp_path, monkeypatch):
     folder, paths = poisson_run
-    monkeypatch.setattr("kinn.data.datasets._FITS", 1000)
+    monkeypatch.setattr("kinn.data.datasets.FITS", 1000)
     parts = loading.load_parts(POISSON, folder / "data", (), progress=False)
     assert isinstance(parts["train"].inputs.store, ArrayFileStore)
     (path,) = run(replace(POISSON, variants=POISSON.variants[:1]), tmp_path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kinn.circuit.linear import zeros_of
+from kinn.circuit.linear import potentials_before, zeros_of
 from kinn.circuit.node import RCNode
 
 if TYPE_CHECKING:
@@ -89,10 +89,13 @@ class Bank:
 
         Returns:
             `(y, v)`.
+
+        Raises:
+            ValueError: times or potentials of another shape, or times that are negative or not finite.
         """
         x = np.asarray(x, dtype=float)
         y, potentials = self.d * x, np.empty((*x.shape, len(self.nodes)))
-        initial = np.broadcast_to(np.asarray(initial_potentials, dtype=float), (*x.shape[:-1], len(self.nodes)))
+        initial = potentials_before(initial_potentials, x, len(self.nodes))
         for n, node in enumerate(self.nodes):
             output, potentials[..., n] = node.simulate(x, dt, initial_potential=initial[..., n])
             y = y + output

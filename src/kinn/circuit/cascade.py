@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kinn.circuit.bank import Bank
-from kinn.circuit.linear import checked_times, propagator, step_lengths, zeros_of
+from kinn.circuit.linear import checked_times, potentials_before, propagator, step_lengths, zeros_of
 from kinn.circuit.node import RCNode
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ class Cascade:
         Args:
             tolerance: a zero and a pole cancel if they differ by at most this part of the larger of the two.
         """
-        if not self.numerator.any():
+        # of each factor: their product may underflow
+        factors = [self.numerator] if self.dense else [bank.polynomials()[0] for bank in self.banks]
+        if not all(factor.any() for factor in factors):
             return np.empty(0), np.empty(0)  # no output: H = 0
         found = self.zeros
         real = np.isreal(found)
@@ -204,7 +206,7 @@ class Cascade:
         lengths, which = np.unique(step_lengths(dt, x), return_inverse=True)
         moves = propagator(generator, lengths)[which]
         potentials = np.empty((*x.shape, len(self.nodes)))
-        v = self._potentials(initial_potentials, x)
+        v = potentials_before(initial_potentials, x, len(self.nodes))
         for t, move in enumerate(moves):
             potentials[..., t, :] = v = v @ move[1:, 1:].T + x[..., t, None] * move[1:, 0]
         return potentials @ C + D * x, potentials
@@ -218,7 +220,7 @@ class Cascade:
         by a term of first order in `dt`. Arguments and results as there.
         """
         y = np.asarray(x, dtype=float)
-        initial, first = self._potentials(initial_potentials, y), 0
+        initial, first = potentials_before(initial_potentials, y, len(self.nodes)), 0
         total, potentials = np.zeros_like(y), np.empty((*y.shape, len(self.nodes)))
         for bank in self.banks:
             rows = slice(first, first := first + len(bank.nodes))
@@ -243,13 +245,6 @@ class Cascade:
         generator[1:, 0], generator[1:, 1:] = B, A
         return generator, C, D
 
-    def _potentials(self, initial: ArrayLike, x: np.ndarray) -> np.ndarray:
-        size = len(self.nodes)
-        initial, shape = np.asarray(initial, dtype=float), (*x.shape[:-1], size)
-        if initial.shape not in ((), (size,), shape):
-            raise ValueError(f"expected initial potentials of shape {shape}, got {initial.shape}")
-        return np.broadcast_to(initial, shape)
-
     def __str__(self) -> str:
         """A table of the nodes, with a line for a bank's direct path, then the cascade as a whole.
 
@@ -270,7 +265,9 @@ class Cascade:
                 lines.append(f"{i:>5}" + "".join(f"{value:>10.4g}" for value in row))
             if bank.d:
                 lines.append(f"{i:>5}{bank.d:>80.4g}")
-        zeros, poles = (", ".join(f"{root:.4g}" for root in roots) or "none" for roots in self.reduced())
+        zeros, poles = (
+            ", ".join(f"{root if root.imag else root.real:.4g}" for root in roots) or "none" for roots in self.reduced()
+        )
         order = f"order {self.degree()} of {len(self.nodes)}{', outputs of all stages added' if self.dense else ''}"
         lines.append(f"{order}, DC gain {self.dc_gain:.4g}, poles {poles}, zeros {zeros}")
         return "\n".join(lines)

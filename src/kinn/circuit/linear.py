@@ -28,6 +28,14 @@ def step_lengths(dt: ArrayLike, x: np.ndarray) -> np.ndarray:
     return np.broadcast_to(dt, x.shape[-1:])
 
 
+def potentials_before(initial: ArrayLike, x: np.ndarray, size: int) -> np.ndarray:
+    """Potentials `(*batch, size)` before a drive `(*batch, l)`, given as such, as `(size,)` or as a number."""
+    initial, shape = np.asarray(initial, dtype=float), (*x.shape[:-1], size)
+    if initial.shape not in ((), (size,), shape):
+        raise ValueError(f"expected initial potentials of shape {shape}, got {initial.shape}")
+    return np.broadcast_to(initial, shape)
+
+
 def propagator(generator: np.ndarray, t: np.ndarray) -> np.ndarray:
     """`exp(generator t)` of a lower-triangular matrix `(k, k)` for all times `(...)`: `(..., k, k)`.
 

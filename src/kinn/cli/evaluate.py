@@ -80,7 +80,7 @@ def _record_options(group: Any) -> None:
         default="relative_l2",
         help="by which the comparison ranks: any error of the table, with _normalized in normalised units",
     )
-    group.add_argument("--samples", type=int, nargs="+", default=[0], help="which samples to draw, counted from 0")
+    group.add_argument("--pictures", type=int, nargs="+", default=[0], help="which samples to draw, counted from 0")
     group.add_argument(
         "--steps",
         type=int,
@@ -112,8 +112,10 @@ def _evaluate(options: Namespace) -> int:
     expect_spare(options)
     import_modules(options)
     trained, dataset = load_model(options.model, device=options.device), open_dataset(options.data)
-    if not 0 <= min(options.samples) <= max(options.samples) < len(dataset):
-        raise ValueError(f"--samples must be from 0 to {len(dataset) - 1} in {options.data}, but are {options.samples}")
+    if not 0 <= min(options.pictures) <= max(options.pictures) < len(dataset):
+        raise ValueError(
+            f"--pictures must be from 0 to {len(dataset) - 1} in {options.data}, but are {options.pictures}"
+        )
     seen = _saw(trained, options.data)
     if seen:
         warn_once(f"{_SEEN}: {options.data}")
@@ -125,7 +127,7 @@ def _evaluate(options: Namespace) -> int:
             dataset,
             batch_size=options.batch_size,
             dt_scale=options.dt_scale,
-            field_samples=options.samples if options.output else (),
+            field_samples=options.pictures if options.output else (),
             field_steps=options.steps,
             spectra=bool(options.output),
             predictions=append,
@@ -158,6 +160,20 @@ def _seed(extra: Mapping[str, Any]) -> int:
     return config.get("seed", (config.get("training") or {}).get("seed")) or 0
 
 
+def _changed(options: Namespace) -> list[str]:
+    """The options that decide what a record says, where they are not the default, as they are typed."""
+    words = ["--dt-scale", f"{options.dt_scale:g}"] if options.dt_scale != 1 else []
+    for module in options["import"] or ():
+        words += ["--import", module]
+    for name, default in (("name", None), ("role", None), ("title", None), ("metric", "relative_l2")):
+        if options[name] != default:
+            words += [f"--{name}", options[name]]
+    for name, default in (("pictures", [0]), ("steps", [-1])):
+        if options[name] != default:
+            words += [f"--{name}", *map(str, options[name])]
+    return words
+
+
 def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Evaluation) -> dict[str, Any]:
     """What `kinn report` reads: the data file is the experiment, the model the contender."""
     from kinn.nn import KirchhoffCell
@@ -166,10 +182,9 @@ def _record(options: Namespace, trained: TrainedModel, dataset: Any, found: Eval
 
     told, ours = trained.metadata, any(isinstance(module, KirchhoffCell) for module in trained.model.modules())
     steps = list(range(1, len(found.rollout_relative_l2) + 1))
-    scale = ["--dt-scale", f"{options.dt_scale:g}"] if options.dt_scale != 1 else []
     return {
         "kind": "evaluation",
-        "command": command_line(["kinn", "evaluate", options.model, options.data, *scale]),
+        "command": command_line(["kinn", "evaluate", options.model, options.data, *_changed(options)]),
         "experiment": Path(options.data).stem,
         "title": options.title or f"{Path(options.data).name}, {' x '.join(map(str, dataset.grid))}",
         "variant": options.name or told["model"],

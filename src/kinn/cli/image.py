@@ -61,7 +61,9 @@ def _train_options(parser: Parser) -> None:
         default="validation",
         help="name of the part that is validated; or a fraction, such as 0.1, of each class of the other part",
     )
-    parser.add_argument("--split-seed", type=int, default=0, help="of the random choice of such a fraction")
+    parser.add_argument(
+        "--split-seed", type=int | None, default=None, help="of the random choice of such a fraction; by default 0"
+    )
     parser.add_argument(
         "--samples", type=int, nargs=2, default=None, help="images in both parts, for shards that do not tell"
     )
@@ -70,7 +72,8 @@ def _train_options(parser: Parser) -> None:
         "--init",
         type=str | None,
         default=None,
-        help="file of weights to start from, ours or any that timm reads; a classifier for other classes is drawn anew",
+        help="file of weights to start from, ours or any that timm reads; a classifier for another number of "
+        "classes is drawn anew",
     )
     add_settings(parser.add_argument_group("Recipe"), ImageSettings)
 
@@ -142,7 +145,7 @@ def _parts(options: Namespace, seed: int, batch_size: int) -> tuple[Any, Any]:
     except ValueError:
         fraction = 0.0
     if 0 < fraction < 1:
-        return hold_out(train, fraction, seed=options.split_seed)
+        return hold_out(train, fraction, seed=options.split_seed or 0)
     return train, open_images(options.data, options.validation_part, samples=samples[1], **source)
 
 

@@ -13,7 +13,7 @@ from kinn.data.samples import Samples
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_FITS = 2 * 2**30  # bytes that are loaded unasked
+FITS = 2 * 2**30  # bytes that are loaded unasked
 
 
 class OperatorDataset(Dataset):
@@ -243,7 +243,7 @@ def resident(
     dataset: OperatorDataset | TrajectoryDataset, in_memory: bool | None = None
 ) -> OperatorDataset | TrajectoryDataset:
     """The data set, loaded or as it is; by default loaded if it fits: to read samples costs more than a small step."""
-    load = dataset.n_bytes <= _FITS if in_memory is None else in_memory
+    load = dataset.n_bytes <= FITS if in_memory is None else in_memory
     return dataset.in_memory() if load else dataset
 
 

@@ -30,7 +30,7 @@ class FKNO(nn.Module):
         out_channels: channels of the output field.
         order: cells in cascade `K`.
         routes: scan directions: 1, 2 or 4.
-        n_modes: frequencies kept along each grid axis, of either sign: 12 are neuraloperator's 24.
+        n_modes: frequencies kept along each grid axis, of either sign; (12, 12) is neuraloperator's (24, 22).
         width: channels inside.
         n_layers: Fourier layers.
         coordinates: append the two grid coordinates to the input.

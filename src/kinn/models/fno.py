@@ -31,7 +31,7 @@ class FourierTrunk(nn.Module):
         in_channels: channels of the input field, coordinates not counted.
         out_channels: channels of the output field.
         local_operators: one module per layer, `(b, h, w, width)` to the same; Kirchhoff blocks are given `dt_scale`.
-        n_modes: frequencies kept along each grid axis, of either sign: 12 are neuraloperator's 24.
+        n_modes: frequencies kept along each grid axis, of either sign; (12, 12) is neuraloperator's (24, 22).
         width: channels inside.
         coordinates: append the two grid coordinates, each running from 0 to 1 inclusive, to the input.
     """
@@ -91,7 +91,7 @@ class FNO(nn.Module):
     Args:
         in_channels: channels of the input field; time frames are channels.
         out_channels: channels of the output field.
-        n_modes: frequencies kept along each grid axis, of either sign: 12 are neuraloperator's 24.
+        n_modes: frequencies kept along each grid axis, of either sign; (12, 12) is neuraloperator's (24, 22).
         width: channels inside.
         n_layers: Fourier layers.
         coordinates: append the two grid coordinates to the input.

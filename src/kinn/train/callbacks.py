@@ -130,10 +130,12 @@ def fresh_statistics(model: nn.Module) -> Iterator[bool]:
         norm.reset_running_stats()
         norm.momentum = None  # the average of all batches
         norm.train()
-    yield bool(norms)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-        norm.eval()
+    try:
+        yield bool(norms)
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            norm.eval()
 
 
 class FreshBatchNorm(Callback):

@@ -18,8 +18,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from kinn.data import OperatorDataset, TrajectoryDataset
-from kinn.data.stores import TensorStore
+from kinn.data import OperatorDataset, TrajectoryDataset, datasets
 from kinn.records import peak_memory, plain, reset_peak_memory
 from kinn.train.callbacks import FreshBatchNorm, History, TrainingProgress
 from kinn.train.compiling import compiled_loss
@@ -32,7 +31,7 @@ from kinn.train.settings import TrainSettings, chosen_device, expect_devices
 from kinn.train.tasks import OperatorTask, RolloutTask
 from kinn.train.trainer import calm, make_trainer, run_trainer
 
-_LOOKED_AT = 64  # samples of a file, to know it again
+_LOOKED_AT = 64  # samples of large data, to know them again
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ def fit(
         validation: decides which epoch is best, and when to stop early. Never the test data.
         settings: epochs, batch size, seed and the like.
         folder: for the run's files, see `kinn.train.folder`.
-        initial: model file (`save_model`) whose weights the model starts from, all of which must fit; a run that goes
-            on does not need it. Normalisers stay the task's.
+        initial: model file (`save_model`) whose weights the model starts from, all of which must fit; once the run has
+            a checkpoint the file may be gone. Normalisers stay the task's.
         config: plain values that fix the run, for `config.yaml`; by default the task's description and the settings.
         title: of the progress bar.
         progress: whether to show it.
@@ -137,10 +136,10 @@ def fit(
     config = dict(config) if config is not None else {**task.describe(), "training": asdict(settings), **start}
     if initial is not None:
         data["initial"] = run.digest(initial)
-        if not (run.checkpoint.exists() or run.finished()):
-            take_weights(task.model, initial)
     run.claim(config, data, free={"data", "validation"})  # data are known by what they hold, wherever they lie
     summary = run.finished()
+    if initial is not None and summary is None and not run.checkpoint.exists():
+        take_weights(task.model, initial)
     if summary is None:
         title_shown = title if progress else None
         job = _Job(task, train_items, validation_items, settings, device, run.path, config, data, title_shown)
@@ -269,12 +268,12 @@ def _strategy(devices: int) -> DDPStrategy | str:
 
 
 def _fingerprint(dataset: OperatorDataset | TrajectoryDataset) -> dict[str, Any]:
-    """Number of samples, the shape of one, and a checksum: of all in memory, of some in a file."""
+    """Number of samples, the shape of one, and a checksum: of all, or of some of what is not loaded unasked."""
     checksum = 0
     pairs = isinstance(dataset, OperatorDataset)
     for samples in (dataset.inputs, dataset.outputs) if pairs else (dataset.trajectories,):
         last = len(samples) - 1
-        if not isinstance(samples.store, TensorStore):
+        if dataset.n_bytes > datasets.FITS:
             samples = samples.subset(sorted({round(i * last / (_LOOKED_AT - 1)) for i in range(_LOOKED_AT)}))
         for batch in samples.batches(16):
             checksum = zlib.crc32(batch.numpy().tobytes(), checksum)

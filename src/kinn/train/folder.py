@@ -19,8 +19,11 @@ import yaml
 from kinn.files import write_text
 from kinn.records import plain
 
-FREE = ("device", "devices", "workers", "compile", "log_every", "checkpoint_every")
+FREE = ("device", "devices", "workers", "compile", "log_every", "checkpoint_every", "in_memory")
 """Settings that may change when a run goes on: beyond rounding they do not change what is learned."""
+
+_BY_DIGEST = ("init", "initial")
+"""Where the file of first weights lies, which may change: its digest is among the data."""
 
 
 class RunFolder:
@@ -57,7 +60,11 @@ class RunFolder:
                 left.unlink(missing_ok=True)
         if self.config.exists() and any(path.exists() for path in (self.checkpoint, self.model, self.result)):
             there, here = (
-                {key: value for key, value in _flat(settings).items() if key.rpartition(".")[2] not in {*FREE, *free}}
+                {
+                    key: value
+                    for key, value in _flat(settings).items()
+                    if key.rpartition(".")[2] not in {*FREE, *free} and key not in _BY_DIGEST
+                }
                 for settings in (self._read_config(), config)
             )
             self._check_same(there, here, "of another run", "this run has")

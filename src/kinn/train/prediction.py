@@ -136,7 +136,11 @@ class TrainedModel:
         Returns:
             a module of the same weights: `(B, C_in, *grid)` to `(B, C_out, *grid)` as `predict`, or, of a model that
             forecasts, `(B, n_history, C, *grid)` to the next frame `(B, C, *grid)`.
+
+        Raises:
+            ValueError: a `dt_scale` for a model that takes none.
         """
+        self._expect_taken(dt_scale)
         return _OneStep(self, dt_scale).eval()
 
     def _remind(self, grid: tuple[int, ...]) -> None:
@@ -160,13 +164,15 @@ class TrainedModel:
         """Whether the model is told the grid's spacing."""
         return "dt_scale" in inspect.signature(self.model.forward).parameters
 
-    def predict_normalized(self, first: Tensor, n_steps: int = 1, *, dt_scale: float = 1.0) -> Tensor:
-        """Prediction in normalised units from fields in physical units; see `predict` and `forecast` for shapes."""
+    def _expect_taken(self, dt_scale: float) -> None:
         if dt_scale != 1.0 and not self.takes_dt_scale:
             raise ValueError(
                 f"{type(self.model).__name__} is not told the grid's spacing: it takes no dt_scale, got {dt_scale:g}"
             )
 
+    def predict_normalized(self, first: Tensor, n_steps: int = 1, *, dt_scale: float = 1.0) -> Tensor:
+        """Prediction in normalised units from fields in physical units; see `predict` and `forecast` for shapes."""
+        self._expect_taken(dt_scale)
         if dt_scale == 1.0 and not torch.compiler.is_compiling():
             self._remind(tuple(first.shape[2 if self.rollout is None else 3 :]))
 

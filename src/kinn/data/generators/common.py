@@ -46,7 +46,8 @@ def check_common(
         where = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"expected a device such as 'cpu' or 'cuda', got '{device}'") from error
-    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device is '{device}', but PyTorch finds {torch.cuda.device_count() or 'no'} GPU here")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if where.type == "cuda" and (where.index or 0) >= found:
+        raise ValueError(f"device is '{device}', but PyTorch finds {found or 'no'} GPU here")
     if samples < 1 or seed < 0:
         raise ValueError(f"samples must be positive and seed not negative, but they are {samples} and {seed}")

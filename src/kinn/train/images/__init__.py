@@ -2,6 +2,7 @@
 
 from kinn.train.images.evaluate import evaluate_images
 from kinn.train.images.fitting import ImageFit, fit_images
+from kinn.train.images.parts import hold_out
 from kinn.train.images.saving import load_classifier, save_classifier
 from kinn.train.images.settings import ImageSettings
 from kinn.train.images.sources import open_images
@@ -11,6 +12,7 @@ __all__ = [
     "ImageSettings",
     "evaluate_images",
     "fit_images",
+    "hold_out",
     "load_classifier",
     "open_images",
     "save_classifier",

@@ -19,7 +19,7 @@ from kinn.records import peak_memory, plain, reset_peak_memory
 from kinn.train.callbacks import History, TrainingProgress
 from kinn.train.folder import RunFolder
 from kinn.train.images.data import evaluation_batches, normalisation, training_batches
-from kinn.train.images.launch import launched
+from kinn.train.images.launch import launched, take_card
 from kinn.train.images.saving import architecture, save_classifier, take_weights
 from kinn.train.images.settings import ImageSettings
 from kinn.train.images.sources import Images, class_names, place
@@ -71,8 +71,8 @@ def fit_images(
         validation: images that tell the best epoch.
         folder: for the run's files.
         num_classes: logits; None for as many as `train` names.
-        initial: file of weights to start from, ours or any that timm reads; a classifier for other classes is drawn
-            anew, all else must fit. A run that goes on does not need it.
+        initial: file of weights to start from, ours or any that timm reads; a classifier for another number of classes
+            is drawn anew, all else must fit. The file of a run that goes on may be gone.
         config: plain values that fix the run; by default the settings.
         progress: show a bar with images per second and the time left.
 
@@ -85,6 +85,7 @@ def fit_images(
         KeyboardInterrupt: the user stopped it.
     """
     process, nodes = launched()
+    take_card()
     names = class_names(train)
     num_classes = num_classes or (len(names) if names else None)
     if num_classes is None:

@@ -24,16 +24,20 @@ def launched() -> tuple[Process, int]:
     return Process(), 1
 
 
+def take_card() -> None:
+    """Each of several processes takes a GPU: else "cuda" means the first for all, until the trainer chooses."""
+    if launched()[0].count > 1 and torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+        torch.cuda.set_device(local % torch.cuda.device_count())
+
+
 def meet() -> None:
     """Connect the processes, for readers that share out shards by it; the trainer goes on with that."""
     process, _ = launched()
     if process.count == 1 or torch.distributed.is_initialized():
         return
-    backend = "gloo"
-    if cards := torch.cuda.device_count():
-        backend = "nccl"
-        # each process takes its own: what asks for "cuda" before the trainer would otherwise wake the first for all
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) % cards)
+    take_card()
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" in os.environ:
         torch.distributed.init_process_group(backend)
     else:  # srun does not set what PyTorch looks for

@@ -70,7 +70,7 @@ def load_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> 
 
 
 def take_weights(model: nn.Module, path: str | Path) -> list[str]:
-    """Give a model the weights of a file, ours or any that timm reads; a classifier for other classes keeps its own.
+    """Give a model the weights of a file, ours or any that timm reads; another number of classes keeps its classifier.
 
     Args:
         model: of timm's.
@@ -86,7 +86,7 @@ def take_weights(model: nn.Module, path: str | Path) -> list[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no model file {path}")
     try:
-        found = timm.models.load_state_dict(str(path))
+        found = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # timm and torch raise many kinds for a damaged file
         raise ValueError(f"{path} holds no weights that timm reads: {error}") from error
     shapes, came = (

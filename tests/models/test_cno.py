@@ -57,11 +57,6 @@ def test_the_convolution_that_the_original_never_applies_is_idle_and_frozen() ->
     assert sum(p.numel() for p in default.parameters() if p.requires_grad) == 2_951_249 - 9_344
 
 
-def test_grid_that_cannot_be_halved_often_enough() -> None:
-    with pytest.raises(ValueError, match="CNO: grid sizes must be divisible by 8, got 16 x 12"):
-        small(levels=3)(torch.zeros(1, 1, 16, 12, dtype=torch.float64))
-
-
 def test_wrong_arguments() -> None:
     for options, message in (
         ({"width": 5}, "CNO: width must be even and at least 2, got 5"),

@@ -74,6 +74,25 @@ def smooth_input(n: int, channels: int = 2) -> Tensor:
     return torch.stack(fields).unsqueeze(0)
 
 
+@pytest.mark.parametrize("name", ["UKNO", "UNet", "CNO"])
+def test_grids_that_do_not_halve_go_on_beyond_their_edges(name: str) -> None:
+    model = CASES[name].build().double().eval()
+    x = torch.randn(1, 2, 13, 8, dtype=torch.float64, requires_grad=True)
+    longer = torch.nn.functional.pad(x, (0, 0, 1, 2), mode="replicate")
+    y = model(x)
+    torch.testing.assert_close(y, model(longer)[:, :, 1:14], rtol=0, atol=1e-14)
+    assert torch.autograd.gradcheck(model, x.detach()[..., :5, :3].requires_grad_(), fast_mode=True)
+    torch.testing.assert_close(
+        model(x[..., :1, :1])[0, :, 0, 0], model(x[..., :1, :1].expand(-1, -1, 4, 4))[0, :, 1, 1]
+    )
+
+
+@pytest.mark.parametrize("name", ["UKNO periodic", "UNet periodic"])
+def test_a_periodic_grid_must_halve(name: str) -> None:
+    with pytest.raises(ValueError, match=r"sizes of a periodic grid must be divisible by \d, got 8 x 7"):
+        CASES[name].build()(torch.zeros(1, 2, 8, 7))
+
+
 @over_cases
 @pytest.mark.parametrize(("in_channels", "out_channels"), [(1, 1), (2, 3)])
 def test_shapes(name: str, in_channels: int, out_channels: int) -> None:

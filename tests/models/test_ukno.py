@@ -27,11 +27,6 @@ def test_periodic_operator_commutes_with_shifts_by_its_coarsest_cell() -> None:
     torch.testing.assert_close(model(x.roll((4, 8), (2, 3))), model(x).roll((4, 8), (2, 3)), rtol=0, atol=1e-10)
 
 
-def test_grid_that_cannot_be_halved_often_enough() -> None:
-    with pytest.raises(ValueError, match="UKNO: grid sizes must be divisible by 8, got 20 x 16"):
-        UKNO(1, 1, width=4)(torch.zeros(1, 1, 20, 16))
-
-
 def test_wrong_arguments() -> None:
     for options, message in (
         ({"order": -1}, "order must be at least 0, got -1"),

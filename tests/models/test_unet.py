@@ -57,11 +57,6 @@ def test_on_a_finer_periodic_grid_it_sees_every_second_point() -> None:
     torch.testing.assert_close(fine, coarse, rtol=0, atol=1e-12)
 
 
-def test_grid_that_cannot_be_halved_often_enough() -> None:
-    with pytest.raises(ValueError, match="UNet: grid sizes must be divisible by 16, got 32 x 24"):
-        UNet(1, 1, width=2)(torch.zeros(1, 1, 32, 24))
-
-
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match='UNet: boundary must be "zero" or "periodic", got \'open\''):
         UNet(1, 1, boundary="open")

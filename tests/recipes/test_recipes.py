@@ -364,7 +364,11 @@ def test_an_experiment_that_contradicts_itself_makes_nothing(tmp_path, changes, 
     ("later", "changes", "message"),
     [
         ({"arguments": {"widht": 2}}, {}, "unexpected keyword argument 'widht'"),
-        ({"model": "UNet", "arguments": {}}, {"source": FLOW.source.but("odd", resolution=8)}, "divisible by 16"),
+        (
+            {"model": "UNet", "arguments": {"boundary": "periodic"}},
+            {"source": FLOW.source.but("odd", resolution=8)},
+            "divisible by 16",
+        ),
         ({}, {"field_steps": (1, 99)}, "there is no rollout step 99"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_divisible", "check_fields"]
+__all__ = ["check_fields"]
 
 
 def check_fields(x: Tensor, in_channels: int) -> None:
@@ -18,10 +18,3 @@ def check_fields(x: Tensor, in_channels: int) -> None:
             f"expected fields of shape (batch, {in_channels}, height, width), got {tuple(x.shape)}"
             + (way_out if x.dim() == 3 else "")
         )
-
-
-def check_divisible(x: Tensor, divisor: int, model: str) -> None:
-    """Refuse, with a ValueError, a grid that does not halve as often as the model needs."""
-    height, width = x.shape[2:]
-    if height % divisor or width % divisor:
-        raise ValueError(f"{model}: grid sizes must be divisible by {divisor}, got {height} x {width}")

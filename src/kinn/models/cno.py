@@ -46,8 +46,7 @@ class CNO(UShape):
         neck_blocks: residual blocks at the coarsest level.
 
     Raises:
-        ValueError: odd width, no level; on call, an input that is not `(b, in_channels, h, w)` with `h` and `w`
-            divisible by `2^L`.
+        ValueError: odd width, no level; on call, an input that is not `(b, in_channels, h, w)`.
 
     >>> sum(p.numel() for p in CNO(1, 1).parameters())
     2951249

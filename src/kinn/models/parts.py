@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from kinn.models.checks import check_divisible, check_fields
+from kinn.models.checks import check_fields
 from kinn.nn import on_training_grid
 
 if TYPE_CHECKING:
@@ -84,19 +84,43 @@ class OnTrainingGrid(nn.Module):
     periodic: bool = False
 
     def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
-        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`, `h` and `w` divisible by `2^levels`.
+        """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`.
+
+        Where `2^levels` does not divide `h` or `w`, fields go on beyond their edges with the outermost values, to the
+        next size that it divides, and what comes of that is cut off. A periodic domain cannot go on: its sizes must
+        fit.
 
         Args:
             x: input fields.
-            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, and
-                its sizes are those to be divisible; fields are interpolated there and back.
+            dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, whose
+                sizes then count; fields are interpolated there and back.
+
+        Raises:
+            ValueError: an input of another shape, a periodic domain that does not halve as often, or a `dt_scale` that
+                makes no whole number of points.
         """
         check_fields(x, self.in_channels)
         return on_training_grid(self._apply_halving, x, dt_scale, periodic=self.periodic)
 
     def _apply_halving(self, x: Tensor) -> Tensor:
-        check_divisible(x, 2**self.levels, type(self).__name__)
-        return self._apply_network(x)
+        height, width = x.shape[2:]
+        divisor = 2**self.levels
+        missing = [-size % divisor for size in (height, width)]
+        if not any(missing):
+            return self._apply_network(x)
+        if self.periodic:
+            raise ValueError(
+                f"{type(self).__name__}: sizes of a periodic grid must be divisible by {divisor}, "
+                f"got {height} x {width}"
+            )
+        for axis, more in zip((2, 3), missing):
+            before, after = (
+                x.narrow(axis, end, 1).expand(*x.shape[:axis], count, *x.shape[axis + 1 :])
+                for end, count in ((0, more // 2), (-1, more - more // 2))
+            )
+            x = torch.cat((before, x, after), axis)  # the gradient of torch's own padding fails in compiled networks
+        top, left = (more // 2 for more in missing)
+        return self._apply_network(x)[..., top : top + height, left : left + width]
 
     def _apply_network(self, x: Tensor) -> Tensor:
         """The model itself, on its training's grid."""

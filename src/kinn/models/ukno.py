@@ -80,7 +80,7 @@ class UKNO(UShape):
 
     Raises:
         ValueError: a negative order, odd width, no level, or an option that the block does not know; on call, an input
-            that is not `(b, in_channels, h, w)` with `h` and `w` divisible by `2^L`.
+            that is not `(b, in_channels, h, w)`, or is periodic with `h` or `w` not divisible by `2^L`.
 
     >>> sum(p.numel() for p in UKNO(1, 1, order=1).parameters())
     2595238

@@ -32,7 +32,7 @@ class UNet(OnTrainingGrid):
 
     Raises:
         ValueError: no level, a width below 1, or an unknown boundary; on call, an input that is not
-            `(b, in_channels, h, w)` with `h` and `w` divisible by `2^levels`.
+            `(b, in_channels, h, w)`, or is periodic with `h` or `w` not divisible by `2^levels`.
 
     >>> sum(p.numel() for p in UNet(1, 1).parameters())
     7762465

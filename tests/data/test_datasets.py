@@ -276,6 +276,31 @@ class TestWindows:
         with pytest.raises(ValueError, match="NaN or infinite"):
             windows[3]
 
+    @pytest.mark.parametrize("where", ["memory", "file"])
+    def test_some_frames_are_the_whole_ones_cut(self, where: str, tmp_path: Path) -> None:
+        data = flows(4, frames=11)
+        if where == "file":
+            np.save(tmp_path / "u.npy", values(data.trajectories, 4).numpy())
+            data = from_trajectories(tmp_path / "u.npy")
+        data.time = [float(t) for t in range(11)]
+        some = data.subset([3, 1]).frames(slice(1, None, 4))
+        assert some.time == [1, 5, 9]
+        assert torch.equal(values(some.trajectories, 2), values(data.trajectories, 4)[[3, 1], 1::4])
+        again = some.frames(slice(1, None)).subset([1])
+        assert again[0][:, 0, 0, 0].tolist() == [105, 109]
+        windows = TrajectoryWindows(some, n_history=1, n_future=1)
+        for together in (windows, TrajectoryWindows(some.in_memory(), n_history=1, n_future=1)):
+            history, future = together.batch([3, 0])
+            assert history[:, :, 0, 0, 0].tolist() == [[105], [301]]
+            assert future[:, :, 0, 0, 0].tolist() == [[109], [305]]
+            assert history.is_contiguous()
+        assert some.n_bytes == 4 * 2 * 3 * 16
+
+    def test_frames_that_are_none_or_run_backwards(self) -> None:
+        for wrong in (slice(8, None), slice(None, None, -1)):
+            with pytest.raises(ValueError, match="takes some of 8 frames in order, got slice"):
+                flows().frames(wrong)
+
     def test_wrong_windows_are_named(self) -> None:
         with pytest.raises(ValueError, match=r"window of 6 \+ 3 frames does not fit into 8 frames"):
             TrajectoryWindows(flows(), n_history=6, n_future=3)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kinn.data.samples import Samples
+from kinn.data.stores import FrameStore
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -174,6 +175,19 @@ class TrajectoryDataset(Dataset):
         A slice, indices, or a mask of N booleans; else an IndexError, ValueError or TypeError.
         """
         return TrajectoryDataset(self.trajectories.subset(indices), time=self.time, metadata=self.metadata)
+
+    def frames(self, chosen: slice) -> TrajectoryDataset:
+        """Some frames of every trajectory, without reading them: `data.frames(slice(None, None, 5))` has every fifth.
+
+        Raises:
+            ValueError: the slice takes none, or runs backwards.
+        """
+        frames = range(self.n_frames)[chosen]
+        if not frames or frames.step < 1:
+            raise ValueError(f"expected a slice that takes some of {self.n_frames} frames in order, got {chosen}")
+        samples = Samples(FrameStore(self.trajectories.store, frames), rows=self.trajectories.rows)
+        time = None if self.time is None else self.time[chosen]
+        return TrajectoryDataset(samples, time=time, metadata=self.metadata)
 
     def in_memory(self) -> TrajectoryDataset:
         """The same data set, loaded."""

@@ -102,6 +102,26 @@ class TensorStore:
         return found
 
 
+class FrameStore:
+    """Some frames of the samples of another store.
+
+    Args:
+        store: the other store.
+        frames: which of its frames, in their order.
+    """
+
+    def __init__(self, store: Store, frames: range) -> None:
+        self.store, self.frames = store, frames
+        self.shape = (store.shape[0], len(frames), *store.shape[2:])
+
+    def read(self, rows: Sequence[int], window: slice) -> Tensor:
+        """Rows as float32 `(len(rows), ...)`."""
+        frames = self.frames[window]
+        # one stretch: HDF5 reads every fifth frame more slowly than all of them
+        stretch = self.store.read(rows, slice(frames[0], frames[-1] + 1) if frames else slice(0))
+        return stretch[:, :: frames.step].contiguous()
+
+
 def axes_in_file(array: Any) -> list[int]:
     """Where an HDF5 array has its first, second, ... axis: MATLAB stores the last one first."""
     axes = list(range(array.ndim))

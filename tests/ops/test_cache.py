@@ -10,6 +10,7 @@ import sys
 import numba
 import pytest
 
+from kinn.ops.cpu import cache
 from kinn.ops.cpu.cache import kept
 
 SOURCE = """
@@ -45,6 +46,14 @@ def test_code_is_kept_from_process_to_process(load):
     assert first(1, 2) == second(1, 2) == 3
     assert kept(first)
     assert (hits(first), hits(second)) == (0, 1)
+
+
+def test_a_change_of_what_kernels_inline_asks_for_new_code(load, monkeypatch):
+    load()(1, 2)
+    monkeypatch.setattr(cache, "_parts", lambda: "changed")
+    again, after = load(), load()
+    assert again(1, 2) == after(1, 2) == 3
+    assert (hits(again), hits(after)) == (0, 1)
 
 
 @pytest.mark.parametrize("ending", ["nbi", "nbc"])

@@ -34,9 +34,6 @@ from kinn.ops.cpu.cache import kernel
 from kinn.ops.cpu.records import TILE, WIDE, Rows, Size
 from kinn.ops.path import Path
 
-# The disk cache looks at this file alone; with this line it also sees a change of what the kernels inline.
-PARTS_SHA256 = "3ef85ccafa12ad57"
-
 
 class Plan(NamedTuple):
     """Sizes, the path, and how the work is cut."""

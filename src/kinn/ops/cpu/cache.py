@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,9 @@ class _Cache(FunctionCache):
     An index and the files that it names change one after the other: without a lock one process may see another's
     index before its code. What cannot be read is forgotten, and what cannot be written is left.
     """
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return *super()._index_key(sig, codegen), _parts()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         with self._alone():
@@ -44,6 +49,15 @@ class _Cache(FunctionCache):
                 Path(self.cache_path).mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock)
             yield
+
+
+@functools.cache
+def _parts() -> str:
+    """Digest of all that kernels inline: numba sees a change of the file alone that a kernel stands in."""
+    here = Path(__file__).parent
+    return hashlib.sha256(
+        b"".join(p.read_bytes() for p in sorted([*here.glob("_*.py"), here / "records.py"]))
+    ).hexdigest()
 
 
 def kernel(function: Callable) -> Any:

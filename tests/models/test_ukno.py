@@ -33,7 +33,7 @@ def test_wrong_arguments() -> None:
         ({"width": 5}, "width must be even and at least 2, got 5"),
         ({"levels": 0}, "levels must be at least 1, got 0"),
         ({"routes": 3}, "a 2-D grid takes 1, 2, 4 routes, got 3"),
-        ({"boundary": "open", "order": 0}, "boundary must be 'zero' or 'periodic', got 'open'"),
+        ({"boundary": "open", "order": 0}, "boundary must be one of 'zero', 'periodic', got 'open'"),
     ):
         with pytest.raises(ValueError, match=message):
             UKNO(1, 1, **{"width": 4, **options})

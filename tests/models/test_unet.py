@@ -58,7 +58,7 @@ def test_on_a_finer_periodic_grid_it_sees_every_second_point() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match='UNet: boundary must be "zero" or "periodic", got \'open\''):
+    with pytest.raises(ValueError, match="UNet: boundary must be one of 'zero', 'periodic', got 'open'"):
         UNet(1, 1, boundary="open")
     for name in ("width", "levels"):
         with pytest.raises(ValueError, match=f"UNet: {name} must be at least 1, got 0"):

@@ -157,7 +157,7 @@ def test_no_decay_for_rates_skips_steps_and_norms() -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match=r"depths and dims must be equally many, got \(1, 2\) and \(8,\)"):
         KINN(depths=(1, 2), dims=(8,))
-    with pytest.raises(ValueError, match="output_fmt must be 'NCHW' or 'NHWC', got 'NLC'"):
+    with pytest.raises(ValueError, match="output_fmt must be one of 'NCHW', 'NHWC', got 'NLC'"):
         kinn_nano().forward_intermediates(images(1, 3, 32, 32), output_fmt="NLC")
 
 

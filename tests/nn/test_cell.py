@@ -96,9 +96,9 @@ def test_no_weight_decay_names_rates_vectors_and_scalars() -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="dt_rank must be at least 1, got 0"):
         KirchhoffCell(4, dt_rank=0)
-    with pytest.raises(ValueError, match="injection must be 'zoh' or 'euler', got 'rk4'"):
+    with pytest.raises(ValueError, match="injection must be one of 'zoh', 'euler', got 'rk4'"):
         KirchhoffCell(4, dt_rank=1, injection="rk4")
-    with pytest.raises(ValueError, match="couplings must be 'free' or 'bounded', got 'tight'"):
+    with pytest.raises(ValueError, match="couplings must be one of 'free', 'bounded', got 'tight'"):
         KirchhoffCell(4, dt_rank=1, couplings="tight")
     with pytest.raises(ValueError, match="dt_scale must be positive, got -1"):
         KirchhoffCell(4, dt_rank=1)(torch.zeros(1, 3, 4), dt_scale=-1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kinn.models.parts import Convolution, PlainConv, Residual, UShape, plain_pair
 from kinn.models.registry import register_model
 from kinn.nn import FilteredActivation
-from kinn.ops.shapes import expect_at_least
+from kinn.ops.expect import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kinn.models.fno import FourierTrunk
 from kinn.models.registry import register_model
 from kinn.nn import KirchhoffBlock
-from kinn.ops.shapes import expect_at_least
+from kinn.ops.expect import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -12,7 +12,7 @@ from kinn.models.checks import check_fields
 from kinn.models.registry import register_model
 from kinn.nn import ChannelMLP, KirchhoffBlock, SpectralConv2d
 from kinn.ops import channel_mix
-from kinn.ops.shapes import expect_at_least
+from kinn.ops.expect import expect_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kinn.models.checks import check_fields
 from kinn.models.registry import register_model
-from kinn.ops.shapes import expect_at_least
+from kinn.ops.expect import expect_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kinn.models.parts import Beyond, Convolution, Residual, UShape, plain_pair
 from kinn.models.registry import register_model
 from kinn.nn import FilteredActivation, KirchhoffBlock, SeparableConv
-from kinn.ops.shapes import expect_at_least
+from kinn.ops.expect import expect_at_least
 
 __all__ = ["UKNO", "UKNO_DEEP", "UKNO_SHALLOW"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kinn.models.parts import OnTrainingGrid
 from kinn.models.registry import register_model
-from kinn.ops.shapes import expect_at_least
+from kinn.ops.expect import expect_at_least, expect_one_of
 
 __all__ = ["UNet"]
 
@@ -47,8 +47,7 @@ class UNet(OnTrainingGrid):
     ) -> None:
         super().__init__()
         expect_at_least("UNet", 1, in_channels=in_channels, out_channels=out_channels, width=width, levels=levels)
-        if boundary not in ("zero", "periodic"):
-            raise ValueError(f'UNet: boundary must be "zero" or "periodic", got {boundary!r}')
+        expect_one_of("UNet", ("zero", "periodic"), boundary=boundary)
         self.in_channels = in_channels
         self.levels = levels
         self.periodic = boundary == "periodic"

@@ -14,7 +14,7 @@ from kinn.nn.mlp import ChannelMLP
 from kinn.nn.routes import routes_for
 from kinn.nn.separable import SeparableConv, spread
 from kinn.ops import cascade_scan, evolution_branch, gated_output
-from kinn.ops.shapes import expect_at_least, expect_positive
+from kinn.ops.expect import expect_at_least, expect_one_of, expect_positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +108,8 @@ class KirchhoffBlock(nn.Module):
         super().__init__()
         expect_at_least("KirchhoffBlock", 1, d_model=d_model, order=order)
         expect_positive("KirchhoffBlock", norm_eps=norm_eps)
-        if wiring not in ("series", "parallel"):
-            raise ValueError(f"KirchhoffBlock: wiring must be 'series' or 'parallel', got {wiring!r}")
-        if lines not in ("joined", "separate"):
-            raise ValueError(f"KirchhoffBlock: lines must be 'joined' or 'separate', got {lines!r}")
+        expect_one_of("KirchhoffBlock", ("series", "parallel"), wiring=wiring)
+        expect_one_of("KirchhoffBlock", ("joined", "separate"), lines=lines)
         if not 0 <= drop_path < 1:
             raise ValueError(f"KirchhoffBlock: drop_path must be at least 0 and below 1, got {drop_path}")
         d_inner = int(expand * d_model)

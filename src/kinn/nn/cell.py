@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinn.ops import grid_scan
+from kinn.ops.expect import expect_at_least, expect_one_of, expect_positive
 from kinn.ops.reference import bounded
-from kinn.ops.shapes import expect_at_least, expect_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -61,10 +61,8 @@ class KirchhoffCell(nn.Module):
     ) -> None:
         super().__init__()
         expect_at_least("KirchhoffCell", 1, d_inner=d_inner, d_state=d_state, dt_rank=dt_rank)
-        if injection not in ("zoh", "euler"):
-            raise ValueError(f"KirchhoffCell: injection must be 'zoh' or 'euler', got {injection!r}")
-        if couplings not in ("free", "bounded"):
-            raise ValueError(f"KirchhoffCell: couplings must be 'free' or 'bounded', got {couplings!r}")
+        expect_one_of("KirchhoffCell", ("zoh", "euler"), injection=injection)
+        expect_one_of("KirchhoffCell", ("free", "bounded"), couplings=couplings)
         self.d_inner = d_inner
         self.d_state = d_state
         self.dt_rank = dt_rank

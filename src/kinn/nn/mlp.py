@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 
 from kinn.ops import channel_mlp
-from kinn.ops.shapes import expect_at_least
+from kinn.ops.expect import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float

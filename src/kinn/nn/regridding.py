@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from kinn.ops.expect import expect_floating, expect_positive
 from kinn.ops.resampling import kaiser_beta
-from kinn.ops.shapes import expect_floating, expect_positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

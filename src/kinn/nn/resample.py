@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from kinn.ops import filtered_activation
+from kinn.ops.expect import expect_floating
 from kinn.ops.resampling import BEHIND, checked_half_width, checked_rate, expect_even, resample
-from kinn.ops.shapes import expect_floating
 
 if TYPE_CHECKING:
     from jaxtyping import Float

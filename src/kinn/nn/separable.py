@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from kinn.ops.expect import expect_at_least, expect_one_of
 from kinn.ops.reference import separable_reference
-from kinn.ops.shapes import expect_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,13 +48,11 @@ class SeparableConv(nn.Module):
         boundary: str = "zero",
     ) -> None:
         super().__init__()
-        if n_axes not in (1, 2, 3):
-            raise ValueError(f"SeparableConv: n_axes must be 1, 2 or 3, got {n_axes}")
+        expect_one_of("SeparableConv", (1, 2, 3), n_axes=n_axes)
         expect_at_least("SeparableConv", 1, in_channels=in_channels, kernel_size=kernel_size)
         if kernel_size % 2 != 1:
             raise ValueError(f"SeparableConv: kernel_size must be odd, got {kernel_size}")
-        if boundary not in ("zero", "periodic"):
-            raise ValueError(f"SeparableConv: boundary must be 'zero' or 'periodic', got {boundary!r}")
+        expect_one_of("SeparableConv", ("zero", "periodic"), boundary=boundary)
         self.n_axes = n_axes
         self.boundary = boundary
         bound = kernel_size ** (-n_axes / 2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kinn.nn.fourier import Modes, inverse, transform
 from kinn.notices import warn_once
-from kinn.ops.shapes import expect_at_least
+from kinn.ops.expect import expect_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,6 +11,7 @@ from torch import Tensor
 from kinn.notices import warn_once
 from kinn.ops import cpu, triton
 from kinn.ops.autograd import transformed
+from kinn.ops.expect import expect_one_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ def use_backend(backend: str) -> Iterator[None]:
     torch.Size([1, 5, 4])
     """
     global _preferred
-    check_option("use_backend", "backend", backend, BACKENDS)
+    expect_one_of("use_backend", BACKENDS, backend=backend)
     before, _preferred = _preferred, backend
     try:
         yield
@@ -100,9 +101,3 @@ def _warn_slow(reason: str) -> None:
 
 # Called while tracing, not in the graph, as by `torch.compiler.assume_constant_result`, which would load the compiler.
 _warn_slow._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
-
-
-def check_option(where: str, name: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value that is not among those known."""
-    if value not in known:
-        raise ValueError(f"{where}: {name} must be one of {', '.join(map(repr, known))}, got {value!r}")

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from kinn.ops.autograd import transformed
 from kinn.ops.backends import kernels_fit
 from kinn.ops.cpu import BRANCH_MOST_WEIGHTS, evolution_cpu, evolution_fits, gate_cpu
+from kinn.ops.expect import expect_shapes
 from kinn.ops.reference import evolution_reference, gate_reference
-from kinn.ops.shapes import expect_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kinn.ops.backends import BACKENDS, backend_for, check_option
+from kinn.ops.backends import BACKENDS, backend_for
 from kinn.ops.cpu import cascade_cpu, cascade_fits
 from kinn.ops.discretize import DISCRETIZATIONS
+from kinn.ops.expect import expect_floating, expect_one_of, expect_positive, expect_tensors
 from kinn.ops.path import Path
 from kinn.ops.reference import LARGEST_DRIVE, bounded
 from kinn.ops.scan import grid_scan
-from kinn.ops.shapes import expect_floating, expect_positive, expect_tensors
 from kinn.ops.triton import cascade_fits_triton, cascade_triton
 
 if TYPE_CHECKING:
@@ -96,12 +96,12 @@ def cascade_scan(
     torch.Size([2, 8, 6, 4])
     """
     where = "cascade_scan"
-    check_option(where, "wiring", wiring, ("series", "parallel"))
-    check_option(where, "injection", injection, tuple(DISCRETIZATIONS))
-    check_option(where, "couplings", couplings, ("free", "bounded"))
-    check_option(where, "lines", lines, ("joined", "separate"))
-    check_option(where, "boundary", boundary, ("zero", "periodic"))
-    check_option(where, "backend", backend, BACKENDS)
+    expect_one_of(where, ("series", "parallel"), wiring=wiring)
+    expect_one_of(where, tuple(DISCRETIZATIONS), injection=injection)
+    expect_one_of(where, ("free", "bounded"), couplings=couplings)
+    expect_one_of(where, ("joined", "separate"), lines=lines)
+    expect_one_of(where, ("zero", "periodic"), boundary=boundary)
+    expect_one_of(where, BACKENDS, backend=backend)
     expect_positive(where, dt_scale=dt_scale)
     _check_tensors(x, projection, dt_weight, dt_bias, a, D, routes)
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kinn.ops.backends import check_option, kernels_fit
+from kinn.ops.backends import kernels_fit
 from kinn.ops.cpu import filtered_cpu
+from kinn.ops.expect import expect_floating, expect_one_of
 from kinn.ops.resampling import checked_half_width, checked_rate, expect_even, filtered_reference
-from kinn.ops.shapes import expect_floating
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,7 +57,7 @@ def filtered_activation(
     torch.Size([2, 4, 3, 3])
     """
     where = "filtered_activation"
-    check_option(where, "activation", activation, _ACTIVATIONS)
+    expect_one_of(where, _ACTIVATIONS, activation=activation)
     expect_floating(where, x=x)
     checked_rate(where, rate)
     checked_half_width(where, half_width)

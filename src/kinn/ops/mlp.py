@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kinn.ops.backends import kernels_fit
 from kinn.ops.cpu import MLP_MOST_WEIGHTS, mix_cpu, mlp_cpu
+from kinn.ops.expect import expect_shapes
 from kinn.ops.reference import mix_reference, mlp_reference
-from kinn.ops.shapes import expect_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinn.ops.backends import BACKENDS, backend_for, check_option
+from kinn.ops.backends import BACKENDS, backend_for
 from kinn.ops.cpu import scan_cpu
 from kinn.ops.discretize import DISCRETIZATIONS
+from kinn.ops.expect import expect_floating, expect_one_of, expect_tensors
 from kinn.ops.path import Path
 from kinn.ops.reference import scan_reference
-from kinn.ops.shapes import expect_floating, expect_tensors
 from kinn.ops.triton import scan_triton
 
 if TYPE_CHECKING:
@@ -172,10 +172,10 @@ def _scan(
     where: str, x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | None, axis: int, lines: str,
     boundary: str, initial_state: Tensor | None, injection: str, reverse: bool, return_state: bool, backend: str,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-    check_option(where, "lines", lines, ("joined", "separate"))
-    check_option(where, "boundary", boundary, ("zero", "periodic"))
-    check_option(where, "injection", injection, tuple(DISCRETIZATIONS))
-    check_option(where, "backend", backend, BACKENDS)
+    expect_one_of(where, ("joined", "separate"), lines=lines)
+    expect_one_of(where, ("zero", "periodic"), boundary=boundary)
+    expect_one_of(where, tuple(DISCRETIZATIONS), injection=injection)
+    expect_one_of(where, BACKENDS, backend=backend)
     periodic = boundary == "periodic"
     if periodic and initial_state is not None:
         raise ValueError(f"{where}: a periodic boundary determines the initial state; pass initial_state=None")

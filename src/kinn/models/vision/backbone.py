@@ -15,6 +15,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from kinn.nn import KirchhoffBlock, KirchhoffCell, no_weight_decay
+from kinn.ops.expect import expect_one_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -203,8 +204,7 @@ class KINN(nn.Module):
         Raises:
             ValueError: unknown `output_fmt`.
         """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"KINN: output_fmt must be 'NCHW' or 'NHWC', got {output_fmt!r}")
+        expect_one_of("KINN", ("NCHW", "NHWC"), output_fmt=output_fmt)
         taken, last = feature_take_indices(len(self.stages), indices)
         features, x = [], self.stem(x)
         for i, stage in enumerate(list(self.stages)[: last + 1 if stop_early else None]):

@@ -1,4 +1,4 @@
-"""Sizes and shapes that layers and operators expect: compiled kernels would read past the end of what is smaller."""
+"""What layers and operators expect of their arguments: compiled kernels would read past the end of what is smaller."""
 
 from __future__ import annotations
 
@@ -62,6 +62,18 @@ def expect_at_least(where: str, least: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < least:
             raise ValueError(f"{where}: {name} must be at least {least}, got {size}")
+
+
+def expect_one_of(where: str, known: Sequence[object], **options: object) -> None:
+    """Refuse, with a ValueError, the first option that is not among those known.
+
+    >>> expect_one_of("KirchhoffBlock", ("series", "parallel"), wiring="ring")
+    Traceback (most recent call last):
+    ValueError: KirchhoffBlock: wiring must be one of 'series', 'parallel', got 'ring'
+    """
+    for name, option in options.items():
+        if option not in known:
+            raise ValueError(f"{where}: {name} must be one of {', '.join(map(repr, known))}, got {option!r}")
 
 
 def expect_positive(where: str, **numbers: float) -> None:

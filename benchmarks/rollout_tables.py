@@ -1,10 +1,10 @@
-"""Print the tables of forecasts in `docs/results.md` from records: errors at single steps, seed by seed, on other grids.
+"""Print the tables of rollouts in `docs/results.md` from records: errors at single steps, by seed, on other grids.
 
     python benchmarks/rollout_tables.py results/ns-rollout results/ns-routes
 
 Of every experiment one row per contender: the error over all steps (mean and standard deviation over seeds), the same
-over the first contender's, at single steps, seed by seed over the first contender's, the largest error, and the error on
-every grid it was evaluated on.
+over the first contender's, at single steps, seed by seed over the first contender's, the largest error, and the error
+on every grid that it was evaluated on.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if debug or not is_out_of_memory(error):
             raise
-        return _say("Error: the device has not enough memory: try a smaller --batch-size or model", 2)
+        return _say("Error: there is not enough memory: try a smaller --batch-size or model", 2)
     finally:
         warnings.formatwarning = shown
 

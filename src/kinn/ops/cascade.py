@@ -97,7 +97,7 @@ def cascade_scan(
     """
     where = "cascade_scan"
     expect_one_of(where, ("series", "parallel"), wiring=wiring)
-    expect_one_of(where, tuple(DISCRETIZATIONS), injection=injection)
+    expect_one_of(where, DISCRETIZATIONS, injection=injection)
     expect_one_of(where, ("free", "bounded"), couplings=couplings)
     expect_one_of(where, ("joined", "separate"), lines=lines)
     expect_one_of(where, ("zero", "periodic"), boundary=boundary)

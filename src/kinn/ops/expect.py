@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 
 def expect_shapes(operator: str, **given: tuple[Tensor | None, tuple[int, ...]]) -> None:
@@ -64,7 +64,7 @@ def expect_at_least(where: str, least: int, **sizes: int) -> None:
             raise ValueError(f"{where}: {name} must be at least {least}, got {size}")
 
 
-def expect_one_of(where: str, known: Sequence[object], **options: object) -> None:
+def expect_one_of(where: str, known: Collection[object], **options: object) -> None:
     """Refuse, with a ValueError, the first option that is not among those known.
 
     >>> expect_one_of("KirchhoffBlock", ("series", "parallel"), wiring="ring")

@@ -174,7 +174,7 @@ def _scan(
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     expect_one_of(where, ("joined", "separate"), lines=lines)
     expect_one_of(where, ("zero", "periodic"), boundary=boundary)
-    expect_one_of(where, tuple(DISCRETIZATIONS), injection=injection)
+    expect_one_of(where, DISCRETIZATIONS, injection=injection)
     expect_one_of(where, BACKENDS, backend=backend)
     periodic = boundary == "periodic"
     if periodic and initial_state is not None:

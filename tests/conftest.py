@@ -18,6 +18,7 @@ M_PERTURB = -6  # of glibc's mallopt
 FIRST = (
     "tests/ops/test_triton.py",
     "tests/ops/test_cascade.py",
+    "tests/ops/test_cascade_contract.py",
     "tests/ops/test_agreement.py",
     "tests/ops/test_mlp.py",
     "tests/ops/test_branches.py",

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from kinn.ops import cascade_scan
+
 
 @pytest.fixture
 def make():
@@ -41,6 +43,44 @@ def differentiate():
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
         named = {f"d{name}": gradient for name, gradient in zip(leaves, gradients)}
         return {"y": y.detach(), "state": state.detach(), **named}
+
+    return run
+
+
+@pytest.fixture
+def make_cascade():
+    """A function that draws the arguments of a cascade over a grid, in float64."""
+
+    def draw(batch, grid, d, n, *, routes=2, cells=2, rank=2, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        a = torch.exp(0.5 * normal(routes, cells, d, n)) * torch.arange(1, n + 1)
+        return {
+            "x": normal(batch, *grid, d),
+            "projection": normal(routes, cells, rank + 2 * n, d) * 0.4 * max(n * d, 1) ** -0.5,
+            "dt_weight": normal(routes, cells, d, rank) * max(rank, 1) ** -0.5,
+            "dt_bias": normal(routes, cells, d) - 2,
+            "a": a,
+            "D": normal(routes, cells, d),
+        }
+
+    return draw
+
+
+@pytest.fixture
+def differentiate_cascade():
+    """A function that runs the cascade and returns `y` and every gradient, by name."""
+
+    def run(arguments, **options):
+        leaves = {k: v.detach().clone().requires_grad_() for k, v in arguments.items()}
+        y = cascade_scan(**leaves, **options)
+        generator = torch.Generator().manual_seed(1)
+        given = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
+        gradients = torch.autograd.grad(y, list(leaves.values()), given, allow_unused=True, materialize_grads=True)
+        return {"y": y.detach(), **{f"d{name}": g for name, g in zip(leaves, gradients)}}
 
     return run
 

@@ -208,6 +208,8 @@ def test_files_that_do_not_fit(tmp_path):
         ({"resolution": 16}, r"File\('mine\.h5'\) has a resolution, and must tell its points"),
         ({"points": "centers"}, "points must be one of centres, nodes, periodic, but are 'centers'"),
         ({"samples": 0}, "samples must be at least 1, but is 0"),
+        ({"samples": 9, "last": 10}, "last must be from 0 to samples, 9, but is 10"),
+        ({"last": 1}, "last must be from 0 to samples, 0, but is 1"),
         ({"resolution": -1, "points": "nodes"}, "resolution must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -143,6 +143,20 @@ def test_no_sample_of_an_evaluation_was_trained_or_selected_on(tmp_path):
         assert not (used[:, None] == means[None]).flatten(2).all(2).any()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "places"),
+    [
+        ({"train": 4, "validation": 2, "test": 3}, {"train": range(4), "validation": [4, 5], "test": [10, 11, 12]}),
+        ({"test": 3, "validation": 2, "train": 4}, {"test": range(3), "validation": [3, 4], "train": range(5, 9)}),
+    ],
+)
+def test_of_a_longer_file_the_test_is_where_its_publishers_have_it(tmp_path, cno, sizes, places):
+    source = POISSON.source.but("fewer", samples=9, resolution=64)
+    experiment, file = replace(POISSON, source=source, sizes=sizes, resolutions=()), open_dataset(cno)
+    for name, part in parts_of(experiment, cno).items():
+        assert torch.equal(part.batch(range(len(part)))[0], file.batch(list(places[name]))[0]), name
+
+
 def test_flows_are_rolled_out_on_the_files_own_grid(tmp_path):
     path = generate_navier_stokes(tmp_path / "flow.h5", **{**FLOW.source.parameters, "resolution": 32})
     fno, fkno = run(FLOW, tmp_path / "run", [path])

@@ -71,6 +71,7 @@ class File:
     Args:
         path: of the file, in any layout that `kinn.data.open_dataset` reads.
         samples: how many to take, the first ones; None for all.
+        last: how many of these to take from the file's end instead, as publishers do with the test's.
         split_seed: of a random choice of the parts; None takes them in the order in which they lie.
         resolution: points a side to train on, where that is a coarser grid than the file's, or where the experiment
             has further `resolutions`; None for the file's own grid.
@@ -85,6 +86,7 @@ class File:
 
     path: str | Path
     samples: int | None = None
+    last: int = 0
     split_seed: int | None = None
     resolution: int | None = None
     points: Points | None = None
@@ -97,6 +99,8 @@ class File:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{where}: {name} must be at least 1, but is {value}")
+        if not 0 <= self.last <= (self.samples or 0):
+            raise ValueError(f"{where}: last must be from 0 to samples, {self.samples or 0}, but is {self.last}")
         if self.points not in (None, *get_args(Points)):
             raise ValueError(f"{where}: points must be one of {', '.join(get_args(Points))}, but are {self.points!r}")
         if self.resolution is not None and self.points is None:
@@ -105,8 +109,8 @@ class File:
     @property
     def parameters(self) -> dict[str, Any]:
         """What determines the data beside the file itself."""
-        told = {name: getattr(self, name) for name in ("samples", "split_seed", "resolution", "points")}
-        return {name: value for name, value in told.items() if value is not None}
+        told = {name: getattr(self, name) for name in ("samples", "last", "split_seed", "resolution", "points")}
+        return {name: value for name, value in told.items() if value is not None and (name, value) != ("last", 0)}
 
 
 def spacing(resolution: int, points: Points) -> float:

@@ -26,7 +26,7 @@ _UNET = Variant("U-Net", "UNet", "baseline", {"boundary": "periodic"}, lr=1e-3)
 
 def ns_rollout(budget: str) -> tuple[Experiment, ...]:
     """FNO, U-Net and FKNO trained by unrolling 3, 5 and 10 steps, rolled out to the end of the trajectories."""
-    fkno = Variant("FKNO-4", "FKNO", "ours", {"order": 2, "routes": 4})
+    fkno = Variant("FKNO-4", "FKNO", "ours", {"order": 2, "routes": 4}, lr=1.6e-2)
     return tuple(
         _experiment(
             budget,
@@ -50,6 +50,7 @@ def ns_routes(budget: str) -> tuple[Experiment, ...]:
             "ours",
             {"order": 2, "routes": routes},
             factor={"routes": routes},
+            lr=1.6e-2,
             paper={"train_seconds": seconds},
         )
         for routes, seconds in ((1, 71.48), (2, 79.37), (4, 83.26))

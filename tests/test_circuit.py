@@ -84,6 +84,18 @@ def test_wrong_times_and_shapes_are_refused():
         cascade.nodes[0].simulate(1.0, 0.1)
     with pytest.raises(ValueError, match=r"initial potentials of shape \(5, 2\), got \(5, 3\)"):
         cascade.simulate_cells(np.ones((5, 4)), 0.1, initial_potentials=np.ones((5, 3)))
+    node = cascade.nodes[0]
+    with pytest.raises(ValueError, match=r"initial potentials of shape \(5,\), got \(3,\)"):
+        node.simulate(np.ones((5, 4)), 0.1, initial_potential=np.ones(3))
+    with pytest.raises(ValueError, match=r"initial potentials of shape \(\), got \(4,\)"):
+        node.step(0.0, np.arange(4.0), 0.1)
+    for circuit in (node, Bank([node]), cascade):
+        with pytest.raises(TypeError, match="the drive to be real, got complex128 numbers"):
+            circuit.simulate(np.ones(3) * 1j, 0.1)
+    with pytest.raises(TypeError, match="the drive to be real, got complex128 numbers"):
+        cascade.step_cells(1j, 0.0, 0.1)
+    with pytest.raises(TypeError, match="initial potentials to be real, got complex128 numbers"):
+        node.step(0.0, 1j, 0.1)
     with pytest.raises(ValueError, match="exceed floating point's range"):
         Cascade([RCNode(1e-300, 1.0, 1.0)]).impulse_response(1e300)
 

@@ -84,6 +84,11 @@ def test_a_record_is_drawn_and_ranked_as_asked_for(folder, tmp_path, capsys):
         capsys.readouterr()
         assert main([*measure, *words]) == 2
         assert message in capsys.readouterr().err
+    seen = []
+    with pytest.raises(IndexError, match="no rollout step 5: steps count from 1 to 4"):
+        evaluate(load_model(measure[1]), flows, field_steps=(5,), progress=lambda *done: seen.append(done))
+    assert not seen
+    assert main([*measure[:3], "--steps", "5"]) == 2
 
 
 def test_errors_on_samples_of_the_training_are_called_so(folder, tmp_path):

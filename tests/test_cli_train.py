@@ -113,6 +113,12 @@ def test_data_stay_in_the_file_where_that_is_asked_for(folder, tmp_path, monkeyp
     assert [store is ArrayFileStore for store in stores] == [True, True, False]
 
 
+def test_processes_of_torchruns_are_refused(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train(folder, *SMALL, "--output", tmp_path / "run") == 2
+    assert "kinn train starts its own: give it --devices instead" in capsys.readouterr().err
+
+
 def test_an_epoch_is_told_before_it_begins(folder, tmp_path, capsys, monkeypatch):
     from kinn.data import export_dataset, from_trajectories
 

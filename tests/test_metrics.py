@@ -208,6 +208,9 @@ def test_wrong_input_is_named():
         rmse(torch.zeros(2, 1, 0), torch.zeros(2, 1, 0))
     with pytest.raises(TypeError, match="real fields"):
         rmse(a.to(torch.complex64), a.to(torch.complex64))
+    for wrong in ((a.numpy(), a.numpy()), (a, a.numpy())):
+        with pytest.raises(TypeError, match=r"expected fields as a torch\.Tensor, got ndarray"):
+            relative_l1(*wrong)
     with pytest.raises(ValueError, match='"median" or "mean"'):
         relative_l1(a, a, reduction="max")
     with pytest.raises(ValueError, match="at least one sample"):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+# seconds between attempts: Windows renames nothing onto a file that another program, such as a virus scanner, has open
+_PAUSES: tuple[float, ...] = (0.1, 0.2, 0.4) if os.name == "nt" else ()
 
 
 @contextmanager
@@ -45,13 +49,23 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp keeps files private; results are for others to read as usual
-        temporary.replace(path)
+        with suppress(OSError):  # some mounts have no modes
+            temporary.chmod(0o666 & ~mask)  # mkstemp keeps files private; results are for others to read as usual
+        _rename(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say whose
         raise
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    for pause in _PAUSES:
+        with suppress(PermissionError):
+            temporary.replace(path)
+            return
+        time.sleep(pause)
+    temporary.replace(path)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -128,7 +128,7 @@ class FieldErrors:
         Raises:
             ValueError: if the shapes differ, an axis is missing, a field has no points, or the number of time steps
                 or channels is not that of the batches before.
-            TypeError: if a field is complex.
+            TypeError: if a field is no tensor, or complex.
         """
         _check(prediction, truth, self.time_axis)
         if prediction.shape[0] == 0:
@@ -247,6 +247,9 @@ def _gathered(prediction: Tensor, truth: Tensor, time_axis: int | None) -> Field
 
 
 def _check(prediction: Tensor, truth: Tensor, time_axis: int | None) -> None:
+    for field in (prediction, truth):
+        if not isinstance(field, Tensor):
+            raise TypeError(f"expected fields as a torch.Tensor, got {type(field).__name__}: torch.as_tensor makes one")
     if prediction.shape != truth.shape:
         raise ValueError(
             f"expected prediction and truth of one shape, got {tuple(prediction.shape)} and {tuple(truth.shape)}"

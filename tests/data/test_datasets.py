@@ -110,6 +110,13 @@ class TestArrays:
         with pytest.raises(TypeError, match="time_axis must be an integer, but is None"):
             from_trajectories(np.ones((5, 2, 1, 4, 4)), time_axis=None)  # pyright: ignore[reportArgumentType]
 
+    def test_axes_are_integers_of_any_kind(self) -> None:
+        array = np.ones((5, 2, 4, 3))
+        assert from_arrays(array, array, channel_axis=np.int64(-1)).in_channels == 3
+        for axis in (True, 1.0):
+            with pytest.raises(TypeError, match=f"channel_axis must be an integer or None, but is {axis}"):
+                from_arrays(array, array, channel_axis=axis)
+
     @pytest.mark.parametrize("axis", [0, 4, -4])
     def test_wrong_channel_axis(self, axis: int) -> None:
         with pytest.raises(ValueError, match=f"no channel axis {axis}"):
@@ -141,7 +148,8 @@ class TestArrays:
             ("5 inputs and 4 outputs", (one, one[:4])),
             (r"\(4, 4\) and \(4, 3\)", (one, one[..., :3])),
             ("channel_axis=None", (one[:, 0, 0], one[:, 0, 0])),
-            ("empty axes", (one[:0], one[:0])),
+            (r"expected at least one sample, got none: the inputs have the shape \(0, 1, 4, 4\)", (one[:0], one[:0])),
+            ("empty axes", (one[..., :0], one[..., :0])),
             ("no array 'sauce' for the inputs; it holds", ((file, "sauce"), one)),
             (r"\(path, name\)", ((file, "source", 3), one)),
             (r"a .npy file or \(HDF5 or .npz file, array name\)", (str(file), one)),
@@ -200,6 +208,10 @@ class TestReading:
         assert len(list(data)) == 10
         with pytest.raises(IndexError):
             data.subset([10])
+        for none in ([], slice(5, 2)):
+            for kind in (data, flows()):
+                with pytest.raises(ValueError, match="expected at least one sample, got none"):
+                    kind.subset(none)
 
     @pytest.mark.parametrize("method", [None, "fork", "spawn"])
     def test_loader_with_workers(self, file: Path, method: str | None) -> None:
@@ -308,6 +320,17 @@ class TestWindows:
             TrajectoryWindows(flows(), n_history=3, n_future=0)
         with pytest.raises(ValueError, match="one time per frame, but there are 3 for 8"):
             TrajectoryDataset(flows().trajectories, time=[1, 2, 3])
+        for message, time in (
+            ("that of frame 1 is 1 after 3", [3, 1, np.nan]),
+            ("that of frame 0 is nan", [np.nan, 1, 2]),
+            ("that of frame 2 is inf after 1", [0, 1, np.inf]),
+            ("that of frame 2 is 1 after 1", np.array([0, 1, 1], dtype="uint8")),
+        ):
+            with pytest.raises(ValueError, match=f"times must be finite and increasing, but {message}$"):
+                TrajectoryDataset(flows(frames=3).trajectories, time=time)
+        for time in ("012", [[0], [1], [2]], 3):
+            with pytest.raises(TypeError, match="time must be a sequence of numbers, one per frame, but is "):
+                TrajectoryDataset(flows(frames=3).trajectories, time=time)  # pyright: ignore[reportArgumentType]
         with pytest.raises(ValueError, match="frames, channels"):
             from_trajectories(np.ones((3, 4, 4)))
 
@@ -336,6 +359,11 @@ class TestSplit:
         parts = split(from_arrays(np.ones((n, 1, 2)), np.ones((n, 1, 2))), {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, 0)
         assert sum(len(part) for part in parts.values()) == n
 
+    def test_sizes_of_numpy(self) -> None:
+        halves = {name: np.float32(share) for name, share in (("a", 0.8), ("b", 0.2))}
+        assert [len(part) for part in split(pairs(), halves, 0).values()] == [8, 2]
+        assert len(split(pairs(), {"a": np.int64(3)}, 0)["a"]) == 3
+
     def test_trajectories_and_metadata_pass_through(self) -> None:
         data = TrajectoryDataset(flows(6).trajectories, time=range(8), metadata={"viscosity": 1e-3})
         part = split(data, {"train": 4, "test": 2}, 0)["test"]
@@ -353,6 +381,9 @@ class TestSplit:
             ("'b' gets none", {"a": 5, "b": 0}),
             ("non-negative", {"a": -1}),
             ("non-negative", {}),
+            ("non-negative", {"a": float("nan")}),
+            ("non-negative", {"a": True}),
+            ("non-negative", {"a": "half"}),
         ]:
             with pytest.raises(ValueError, match=message):
                 split(pairs(), sizes, 0)

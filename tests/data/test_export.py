@@ -190,7 +190,21 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             export_dataset(data, tmp_path / "x.h5", layout=layout)
+    for told in ({"input_range": (0.0, 9.0)}, {"input_range": (1.0, 0.0), "output_range": (0.0, 1.0)}):
+        data = pairs(6, 6)
+        data.metadata.update(told)
+        with pytest.raises(ValueError, match="'cno' holds the ranges input_range, output_range, but the metadata tell"):
+            export_dataset(data, tmp_path / "x.h5", layout="cno")
     assert not os.listdir(tmp_path)
+
+
+def test_an_equation_that_is_not_the_layouts_own_is_kept(tmp_path: Path) -> None:
+    for layout, data in (("cno", pairs(6, 6)), ("pdebench-darcy", pairs(6, 6)), ("pdebench-rdb", flows(6, 6))):
+        data.metadata.clear()
+        data.metadata["equation"] = "navier-stokes"
+        back = open_dataset(export_dataset(data, tmp_path / f"{layout}.h5", layout=layout)).metadata
+        assert back["equation"] == "navier-stokes"
+        assert back.get("domain", (0, 1)) == pytest.approx((0, 1), abs=1e-6)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

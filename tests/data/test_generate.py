@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -106,6 +107,37 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path, capfd: pytest.Capt
     assert second[0].wait(60) == 0
     assert_same(path, poisson(tmp_path / "whole.h5"))
     assert sorted(os.listdir(tmp_path)) == ["shared.h5", "whole.h5"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES])
+def test_where_locks_are_refused_a_file_is_made_unguarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(kinn.data.writer.FileLock, "acquire", refuse)
+    if code == errno.EACCES:  # another user's lock, say
+        with pytest.raises(PermissionError):
+            poisson(tmp_path / "x.h5")
+    else:
+        with pytest.warns(UserWarning, match=r"x\.h5 is made unguarded .*refused.*: start no second command"):
+            poisson(tmp_path / "x.h5")
+        assert os.listdir(tmp_path) == ["x.h5"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, refused = os.fsync, []
+
+    def choosy(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            refused.append(handle)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", choosy)
+    assert len(open_dataset(poisson(tmp_path / "x.h5"))) == 10
+    assert refused
 
 
 def test_a_part_that_goes_away_is_not_begun_in_the_middle(tmp_path: Path) -> None:
@@ -261,6 +293,11 @@ def test_hdf5_message_of_a_full_disk_is_understood(tmp_path: Path, monkeypatch: 
         (poisson, {"samples": 0}, "samples must be positive"),
         (poisson, {"seed": -1}, "seed not negative"),
         (poisson, {"chunk": 0}, "chunk must be positive"),
+        (poisson, {"samples": 2.5}, "samples must be a whole number, but is 2.5"),
+        (poisson, {"seed": True}, "seed must be a whole number, but is True"),
+        (poisson, {"chunk": 1.5}, "chunk must be a whole number, but is 1.5"),
+        (poisson, {"max_mode": 2.5}, "max_mode must be a whole number, but is 2.5"),
+        (flow, {"resolution": 8.0}, "resolution must be a whole number, but is 8.0"),
         (poisson, {"resolution": 16}, "max_mode is 16"),
         (poisson, {"max_mode": 0}, "max_mode must be positive, but are 1 and 0"),
         (poisson, {"points": "edges"}, "'nodes' or 'centers'"),

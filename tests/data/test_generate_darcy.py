@@ -45,7 +45,7 @@ def test_finished_files_are_kept_and_wrong_arguments_leave_nothing(tmp_path: Pat
     assert (tmp_path / "a.h5").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"low is 0\.1 there and 0\.2 here"):
         made(tmp_path / "a.h5", low=0.2)
-    for wrong in ({"low": 0.0}, {"bumps": 0}, {"resolution": 0}, {"samples": 0}):
+    for wrong in ({"low": 0.0}, {"bumps": 0}, {"resolution": 0}, {"samples": 0}, {"resolution": 2.5}, {"bumps": 2.5}):
         with pytest.raises(ValueError, match="must be"):
             made(tmp_path / "b.h5", **wrong)
     assert not list(tmp_path.glob("b.h5*"))

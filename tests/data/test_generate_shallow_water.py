@@ -111,6 +111,8 @@ def test_progress_counts_frames(tmp_path: Path) -> None:
         ({"resolution": 0}, "multiple of resolution, but they are 0, 0"),
         ({"solver_resolution": 24}, "multiple of resolution, but they are 24, 16"),
         ({"solver_resolution": 0}, "multiple of resolution, but they are 0, 16"),
+        ({"n_frames": 2.5}, "n_frames must be a whole number, but is 2.5"),
+        ({"solver_resolution": 32.0}, r"solver_resolution must be a whole number, but is 32\.0"),
         ({"n_frames": 1}, "n_frames must be at least 2"),
         ({"final_time": 0.0}, "final_time positive"),
         ({"radius": (0.7, 0.3)}, r"range of non-negative numbers, but is 0\.7 to 0\.3"),

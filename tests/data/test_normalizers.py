@@ -83,6 +83,19 @@ def test_fit_streams_over_data_sets_of_both_kinds() -> None:
         Standard.fit(pairs)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("kind", [MinMax, Standard])
+def test_nothing_real_to_fit_to(kind: type) -> None:
+    for shape in ((0, 1, 3), (2, 1, 0), (2,)):
+        with pytest.raises(
+            ValueError, match=rf"at least one sample \(C, \*grid\) to fit to, got the shape \({shape[0]},"
+        ):
+            kind.fit(torch.zeros(shape))
+    with pytest.raises(ValueError, match="at least one sample"):
+        kind.fit(from_arrays(FIELDS, FIELDS).inputs.subset([]))
+    with pytest.raises(TypeError, match=r"expected real numbers to fit to, got torch\.complex64"):
+        kind.fit(torch.ones(2, 2, 3, dtype=torch.cfloat))
+
+
 def test_fit_reads_files_in_batches(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", FIELDS.numpy())
     data = from_arrays(tmp_path / "x.npy", tmp_path / "x.npy").inputs

@@ -36,3 +36,7 @@ def test_wrong_arguments() -> None:
     for model in (FNO, FKNO):
         with pytest.raises(ValueError, match=f"{model.__name__}: n_layers must be at least 1, got 0"):
             model(1, 1, n_layers=0)
+        with pytest.raises(ValueError, match="n_modes must be two positive integers, got 3"):
+            model(1, 1, n_modes=3)
+        with pytest.raises(ValueError, match="coordinates must be one of True, False, got 2"):
+            model(1, 1, coordinates=2)

@@ -33,6 +33,9 @@ def test_wrong_arguments() -> None:
         ({"width": 5}, "width must be even and at least 2, got 5"),
         ({"levels": 0}, "levels must be at least 1, got 0"),
         ({"routes": 3}, "a 2-D grid takes 1, 2, 4 routes, got 3"),
+        ({"lift_channels": 0}, "UKNO: lift_channels must be at least 1, got 0"),
+        ({"routes": 5, "order": 0}, "a 2-D grid takes 1, 2, 4 routes, got 5"),
+        ({"wiring": "ring", "order": 0}, "wiring must be one of 'series', 'parallel', got 'ring'"),
         ({"boundary": "open", "order": 0}, "boundary must be one of 'zero', 'periodic', got 'open'"),
     ):
         with pytest.raises(ValueError, match=message):

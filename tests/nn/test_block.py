@@ -305,10 +305,16 @@ def test_spacing_of_any_size_is_borne(boundary: str) -> None:
         assert block(field(3, 5), dt_scale=dt_scale).isfinite().all()
 
 
+def test_inner_channels_are_the_product_without_its_rounding() -> None:
+    for expand, inner in ((0.29, 29), (0.285, 28), (0.2899999, 28), (2, 200)):
+        assert KirchhoffBlock(100, order=1, routes=1, d_state=1, expand=expand).d_inner == inner
+
+
 def test_wrong_arguments() -> None:
     for options, message in (
         ({"d_state": 0}, "d_state must be at least 1, got 0"),
         ({"norm_eps": -1.0}, "norm_eps must be positive, got -1.0"),
+        ({"mlp_ratio": 0.1}, "hidden_channels must be at least 1, got 0"),
         ({"mlp_ratio": -1}, "hidden_channels must be at least 1, got -4"),
         ({"order": 0}, "order must be at least 1, got 0"),
         ({"wiring": "ring"}, "wiring must be one of 'series', 'parallel', got 'ring'"),

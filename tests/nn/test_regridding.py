@@ -78,6 +78,8 @@ def test_network_works_on_the_grid_of_training() -> None:
     on_training_grid(network, field, 2.0, periodic=False)
     on_training_grid(network, field, 0.25, periodic=True)
     assert seen == [(32, 32), (32, 32), (128, 128), (16, 16)]
+    on_training_grid(network, field, 2.0, periodic=False, points="nodes")
+    assert seen.pop() == (127, 127)
     nodes = places(64, "nodes").expand(1, 1, 64, 64)
     torch.testing.assert_close(on_training_grid(network, nodes, 31 / 63, periodic=False), 2 * nodes)
 
@@ -103,5 +105,10 @@ def test_wrong_arguments() -> None:
         regrid(torch.zeros(3), [4, 4], points="nodes")
     with pytest.raises(TypeError, match=r"x must be a floating-point tensor, got torch\.int64"):
         regrid(torch.arange(5), [9], points="nodes")
-    with pytest.raises(ValueError, match=r"\(0,\) points"):
-        regrid(torch.zeros(3), [0], points="nodes")
+    for n, wanted in ((3, 0), (0, 3)):
+        with pytest.raises(ValueError, match=rf"shape \({n},\) to a grid of \({wanted},\) points"):
+            regrid(torch.zeros(n), [wanted], points="nodes")
+    with pytest.raises(ValueError, match="points must be one of 'centres', 'nodes', 'periodic', got 'centers'"):
+        regrid(torch.zeros(3), [5], points="centers")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="points must be one of 'periodic', got 'nodes'"):
+        on_training_grid(lambda x: x, torch.zeros(1, 1, 4, 4), 2, periodic=True, points="nodes")

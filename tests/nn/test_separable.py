@@ -26,6 +26,15 @@ def test_periodic_convolution_commutes_with_shifts() -> None:
     torch.testing.assert_close(conv(x.roll((2, 3), (1, 2))), conv(x).roll((2, 3), (1, 2)))
 
 
+@pytest.mark.parametrize("grid", [(1,), (2,), (1, 3), (3, 1)])
+def test_a_periodic_filter_may_be_longer_than_the_grid(grid: tuple[int, ...]) -> None:
+    """It is that of the grid's copies side by side."""
+    conv = SeparableConv(2, 2, n_axes=len(grid), boundary="periodic", kernel_size=7)
+    x = torch.randn(1, *grid, 2)
+    tiled = conv(x.repeat(1, *[9] * len(grid), 1))
+    torch.testing.assert_close(conv(x), tiled[(slice(None), *(slice(n) for n in grid))])
+
+
 def test_biases_are_optional() -> None:
     count = lambda **options: sum(p.numel() for p in SeparableConv(3, 5, **options).parameters())  # noqa: E731
     assert count() == 27 + 3 + 15 + 5

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import warnings
 
 import pytest
@@ -108,9 +109,15 @@ def test_counts_complex_weights_once() -> None:
     assert sum(p.numel() for p in SpectralConv2d(20, 20, (12, 12)).parameters()) == 2 * 20 * 20 * 12 * 12
 
 
-def test_wrong_modes() -> None:
-    with pytest.raises(ValueError, match=r"two positive integers, got \(0, 3\)"):
-        SpectralConv2d(1, 1, (0, 3))
+@pytest.mark.parametrize("n_modes", [(0, 3), (3,), (3.0, 3.0), 3])
+def test_wrong_modes(n_modes) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"two positive integers, got {n_modes}")):
+        SpectralConv2d(1, 1, n_modes)
+
+
+def test_grid_without_points() -> None:
+    with pytest.raises(ValueError, match="SpectralConv2d: width must be at least 1, got 0"):
+        SpectralConv2d(1, 1, (2, 2))(torch.ones(1, 4, 0, 1))
 
 
 def test_no_channels() -> None:

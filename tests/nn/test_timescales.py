@@ -88,6 +88,8 @@ def test_all_blocks_of_a_model_by_name() -> None:
     model = FKNO(1, 1, width=4, n_modes=(2, 2), d_state=2, routes=1)
     assert {(s.block, s.cell) for s in time_scales(model)} == {("trunk.local.0", 1), ("trunk.local.0", 2)}
     assert len(time_scales(model, lambda: model(torch.rand(1, 1, 8, 8)))) == 2
+    one, x = block(n_axes=1, routes=1), torch.rand(1, 5, 3, dtype=torch.float64)
+    assert time_scales(one, lambda: one(x=x)) == time_scales(one, lambda: one(x))
     assert not model.trunk.local[0]._forward_pre_hooks
 
 

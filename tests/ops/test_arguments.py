@@ -211,6 +211,25 @@ assert any("NUMBA_DISABLE_JIT" in str(w.message) for w in seen), seen
     subprocess.run([sys.executable, "-c", code], check=True, env={**_environment(), "NUMBA_DISABLE_JIT": "1"})
 
 
+def test_a_compiler_that_fails_is_done_without():
+    """Numba that imports and then cannot compile: LLVM may lack the processor, or memory that may be run."""
+    code = """
+import numba, torch, warnings
+from numba.core.errors import LoweringError
+def fail(*args, **options):
+    raise LoweringError("no code")
+numba.core.dispatcher.Dispatcher.compile = fail
+import kinn.ops
+ones = torch.ones(1, 3, 1)
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        kinn.ops.selective_scan(ones, ones, torch.ones(1, 1), ones, ones)
+assert sum("numba cannot be used (LoweringError: no code" in str(w.message) for w in seen) == 1, seen
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=_environment())
+
+
 def test_compilation_is_announced_and_survives_without_a_cache(tmp_path):
     """Compiling says so on stderr; a cache folder that cannot be made costs the cache, not the result."""
     code = """

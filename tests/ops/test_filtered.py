@@ -141,6 +141,10 @@ def test_hooks_on_the_activation_fire():
     x = field(1, 32, 32, 3)
     torch.testing.assert_close(layer(x), FilteredActivation(torch.nn.SiLU())(x), rtol=0, atol=3e-6)
     assert seen == [(1, 64, 64, 3)]
+    other = FilteredActivation(torch.nn.SiLU())
+    other.activation.register_full_backward_pre_hook(lambda module, given: seen.append(given[0].shape))
+    other(x.requires_grad_()).sum().backward()
+    assert seen[1:] == [(1, 64, 64, 3)]
 
 
 def test_who_gets_the_kernels(watch):

@@ -193,6 +193,9 @@ def test_wrong_arguments() -> None:
             solve_darcy(value * one)
     with pytest.raises(ValueError, match="beta must be finite"):
         solve_darcy(one, beta=math.nan)
+    for shape in ((4,), (4, 1, 1), (2, 4, 4)):
+        with pytest.raises(ValueError, match=r"a number or a field \(1, 4, 4\), but its shape is"):
+            solve_darcy(one, beta=torch.ones(shape))
     with pytest.raises(ValueError, match=r"must be positive, but are 8, 1\.0 and 0"):
         darcy_coefficient(darcy_bumps(1, generator=torch.Generator()), 8, low=0)
     with pytest.raises(ValueError, match="must be positive, but are 1 and 0"):

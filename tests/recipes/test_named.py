@@ -74,6 +74,6 @@ def test_the_demo_of_every_table_runs(tmp_path, name):
 
 def test_chosen_contenders_alone_are_run_wherever_they_occur(monkeypatch, tmp_path):
     ran = []
-    monkeypatch.setattr(recipes, "run_experiment", lambda experiment, **_: ran.append(experiment) or [])
+    monkeypatch.setattr("kinn.recipes.runner.run_experiment", lambda experiment, **_: ran.append(experiment) or [])
     recipes.run("ns-rollout", variants=["FNO"], output=tmp_path)
     assert [(e.name, [v.name for v in e.variants]) for e in ran] == [(f"unroll-{n}", ["FNO"]) for n in (3, 5, 10)]

@@ -95,6 +95,16 @@ def test_names_that_share_their_letters_do_not_share_files(records, tmp_path):
     assert len({*paths}) == len(paths) > 4 * 10
 
 
+def test_a_factors_name_leads_to_no_other_folder(records, tmp_path):
+    runs = [
+        {**record, "variant": f"V{i}", "factor": {"name": "../../a/b: c", "value": i}}
+        for i, record in enumerate(records[:2])
+    ]
+    paths = export(runs, tmp_path / "deep" / "paper")
+    assert {path.parent for path in paths} == {tmp_path / "deep" / "paper"}
+    assert "demo-poisson-a-b-c.svg" in {path.name for path in paths}
+
+
 def test_hostile_names_are_text(records, tmp_path):
     evil = '<script>alert("1")</script> $\\frac$ {{ 7*7 }} & '
     for record in records:

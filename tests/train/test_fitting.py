@@ -21,12 +21,15 @@ from kinn.train import (
     Rollout,
     RolloutTask,
     TrainSettings,
+    callbacks,
     evaluate,
     fit,
     fitting,
     load_model,
+    save_model,
 )
 from kinn.train.callbacks import AtomicCheckpoints
+from kinn.train.folder import RunFolder
 
 
 @pytest.fixture
@@ -102,6 +105,17 @@ def test_training_lowers_the_loss_and_keeps_the_best_model(run, parts, tmp_path)
         rows = list(csv.DictReader(file))
     assert [float(row["validation_loss"]) for row in rows] == pytest.approx(losses)
     assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_curves_that_another_program_holds_do_not_end_a_training(run, monkeypatch, tmp_path):
+    def held(path, text):
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    monkeypatch.setattr(callbacks, "write_text", held)
+    with pytest.warns(UserWarning, match=r"metrics\.csv lacks epochs until .* \(Access is denied\)") as seen:
+        result, _ = run(epochs=2)
+    assert len([warning for warning in seen if "metrics.csv" in str(warning.message)]) == 1
+    assert result.epochs == 2
 
 
 def test_same_seed_same_numbers_other_seed_other_numbers(run):
@@ -209,6 +223,31 @@ def test_a_run_that_never_began_does_not_keep_its_folder(run, monkeypatch, tmp_p
     assert [path.name for path in (tmp_path / "run").glob(".*")] == [".note.part"]
 
 
+def test_two_trainings_at_once_are_told_apart(run, tmp_path):
+    with RunFolder(tmp_path / "run").alone(), pytest.raises(ValueError, match=r"another process trains in .*run"):
+        run(epochs=1)
+    assert not list(tmp_path.iterdir())
+    run(epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_where_nothing_can_be_locked_trainings_go_on(run, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("kinn.train.folder.FileLock.acquire", refuse)
+    with pytest.warns(UserWarning, match=r"run is trained in unguarded \(.*No locks available\)"):
+        run(epochs=1)
+
+
+def test_weights_that_do_not_fit_leave_no_folder(parts, small_fno, tmp_path):
+    save_model(tmp_path / "other.safetensors", small_fno(in_channels=2))
+    with pytest.raises(ValueError, match="does not fit this FNO"):
+        fit(OperatorTask(small_fno()), parts["train"], parts["validation"], TrainSettings(epochs=1, device="cpu"),
+            tmp_path / "run", initial=tmp_path / "other.safetensors", progress=False)  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
+
+
 def test_a_configuration_of_the_callers_own_is_saved_and_compared(parts, small_fno, tmp_path):
     def run(config):
         settings = TrainSettings(epochs=1, device="cpu")
@@ -218,6 +257,9 @@ def test_a_configuration_of_the_callers_own_is_saved_and_compared(parts, small_f
     config = {"data": "a.h5", "validation": "v.h5", "epochs": 1}
     run(config)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == config
+    with pytest.raises(ValueError, match=r"its more\.a is None, this run has 2"):
+        run({**config, "more": {"a": 2}})
+    run({**config, "more": {}})
     run({"data": "moved/a.h5", "validation": "moved/v.h5", "epochs": 1})  # the same data, wherever they lie
     with pytest.raises(ValueError, match="its epochs is 1, this run has 2"):
         run({**config, "epochs": 2})

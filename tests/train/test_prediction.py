@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kinn.data import Identity, Standard
+from kinn.models import UNet
 from kinn.train import Rollout, TrainedModel
 
 
@@ -112,8 +113,20 @@ def test_a_model_that_knows_no_spacing_says_so():
         model.predict(torch.ones(1, 1, 4), dt_scale=0.5)
 
 
+def test_nodes_are_told_from_cells_by_the_grid_of_the_training(monkeypatch):
+    """17 points at twice the spacing are 33 nodes or 34 cells."""
+    model, seen = UNet(1, 1, width=2, levels=1), []
+    monkeypatch.setattr(model, "_apply_halving", lambda x: seen.append(tuple(x.shape[2:])) or x)
+    for grid in ((33, 33), (34, 34), (40, 40), None):
+        trained = TrainedModel(model, Identity(), Identity(), metadata={"extra": {"grid": grid} if grid else {}})
+        trained.predict(torch.ones(1, 1, 17, 17), dt_scale=2.0)
+    assert seen == [(33, 33), (34, 34), (34, 34), (34, 34)]
+
+
 def test_errors_say_what_was_expected():
     operator = TrainedModel(torch.nn.Identity(), Identity(), Identity())
+    with pytest.raises(TypeError, match=r"fields must be real, but are torch\.complex64"):
+        operator.predict(1j * torch.ones(1, 1, 4))
     with pytest.raises(ValueError, match="call predict"):
         operator.forecast(torch.ones(1, 1, 1, 4), 2)
     forecaster = TrainedModel(Shift(), Identity(), Identity(), Rollout(n_history=2))

@@ -133,6 +133,13 @@ def test_what_processes_tell_one_another(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(found, tensors, strict=True))
 
 
+def test_processes_meet_in_a_folder_of_any_name(tmp_path, monkeypatch):
+    (tmp_path / "a b#%20?").mkdir()
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(tmp_path / "a b#%20?"))
+    run_processes(speak, [tmp_path, []], device=CPU, count=2)
+    assert torch.load(tmp_path / "1", weights_only=False) == (Process(1, 2), ["", "x"])
+
+
 @pytest.mark.parametrize("batch_size", [4, 10])
 def test_two_processes_learn_what_one_does(run, batch_size):
     """17 samples: in batches of 4 the last has one sample, and one process nothing of it; of 10, they get 3 and 4."""

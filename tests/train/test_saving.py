@@ -156,7 +156,19 @@ def test_only_what_can_be_rebuilt_is_saved(tmp_path):
     model = build("FNO", {"in_channels": 1, "out_channels": 1, "width": 4, "n_modes": [2, 2]})
     with pytest.raises(ValueError, match="JSON-able"):
         save_model(tmp_path / "m.safetensors", model, extra={"x": object()})
+    other = type("FNO", (type(model),), {})
+    with pytest.raises(ValueError, match="FNO is another class than the registered one"):
+        save_model(tmp_path / "m.safetensors", other(1, 1, width=4, n_modes=(2, 2)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["FNO", "UNet"])
+def test_double_precision_is_not_rounded(tmp_path, name):
+    model = build(name, {"in_channels": 1, "out_channels": 1, "width": 4}).double()
+    save_model(tmp_path / "m.safetensors", model)
+    again = load_model(tmp_path / "m.safetensors").model.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in model.state_dict().items())
+    assert {v.dtype for v in again.values()} == {v.dtype for v in model.state_dict().values()}
 
 
 def test_loading_needs_no_trainer():

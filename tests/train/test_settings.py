@@ -158,6 +158,12 @@ def test_a_frozen_model_is_refused():
         (lambda: TrainSettings(devices=3), r"must be a multiple of devices \(3\), but is 16"),
         (lambda: TrainSettings(patience=0), "patience must be at least 1"),
         (lambda: TrainSettings(device="gpu"), "device must be one of auto"),
+        (lambda: OptimizerSettings(step_epochs=1.5), "step_epochs must be a whole number, but is 1.5"),
+        (lambda: TrainSettings(epochs=1.5), "epochs must be a whole number, but is 1.5"),
+        (lambda: TrainSettings(epochs=True), "epochs must be a whole number, but is True"),
+        (lambda: TrainSettings(seed=1.5), "seed must be a whole number, but is 1.5"),
+        (lambda: TrainSettings(patience="3"), "patience must be a whole number, but is '3'"),
+        (lambda: TrainSettings(precision=32), "precision must be one of '32', 'bf16', '16', but is 32"),
         (lambda: TrainSettings(compile="on"), "compile must be one of auto, none, kernels, cuda-graphs, but is 'on'"),
     ],
 )

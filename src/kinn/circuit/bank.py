@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kinn.circuit.linear import potentials_before, zeros_of
+from kinn.circuit.linear import potentials_before, real_array, zeros_of
 from kinn.circuit.node import RCNode
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ class Bank:
 
         Raises:
             ValueError: times or potentials of another shape, or times that are negative or not finite.
+            TypeError: complex numbers.
         """
-        x = np.asarray(x, dtype=float)
+        x = real_array(x, "the drive")
         y, potentials = self.d * x, np.empty((*x.shape, len(self.nodes)))
         initial = potentials_before(initial_potentials, x, len(self.nodes))
         for n, node in enumerate(self.nodes):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kinn.circuit.bank import Bank
-from kinn.circuit.linear import checked_times, potentials_before, propagator, step_lengths, zeros_of
+from kinn.circuit.linear import checked_times, potentials_before, propagator, real_array, step_lengths, zeros_of
 from kinn.circuit.node import RCNode
 
 if TYPE_CHECKING:
@@ -200,8 +200,12 @@ class Cascade:
 
         Returns:
             `(y, v)`: outputs and all potentials at the end of every step.
+
+        Raises:
+            ValueError: times or potentials of another shape, or times that are negative or not finite.
+            TypeError: complex numbers.
         """
-        x = np.asarray(x, dtype=float)
+        x = real_array(x, "the drive")
         generator, C, D = self._driven()
         lengths, which = np.unique(step_lengths(dt, x), return_inverse=True)
         moves = propagator(generator, lengths)[which]
@@ -219,7 +223,7 @@ class Cascade:
         Equal to :meth:`simulate` for one stage. For more, a driver's output moves within the step, and the two differ
         by a term of first order in `dt`. Arguments and results as there.
         """
-        y = np.asarray(x, dtype=float)
+        y = real_array(x, "the drive")
         initial, first = potentials_before(initial_potentials, y, len(self.nodes)), 0
         total, potentials = np.zeros_like(y), np.empty((*y.shape, len(self.nodes)))
         for bank in self.banks:
@@ -230,12 +234,12 @@ class Cascade:
 
     def step(self, x: ArrayLike, v: ArrayLike, dt: float) -> tuple[np.ndarray, np.ndarray]:
         """`(y, v)` after one step of :meth:`simulate`: drive `x` `(*batch,)`, potentials `v` `(*batch, k)`."""
-        y, v = self.simulate(np.asarray(x, dtype=float)[..., None], dt, initial_potentials=v)
+        y, v = self.simulate(np.asarray(x)[..., None], dt, initial_potentials=v)
         return y[..., -1], v[..., -1, :]
 
     def step_cells(self, x: ArrayLike, v: ArrayLike, dt: float) -> tuple[np.ndarray, np.ndarray]:
         """`(y, v)` after one step of :meth:`simulate_cells`, arguments as in :meth:`step`."""
-        y, v = self.simulate_cells(np.asarray(x, dtype=float)[..., None], dt, initial_potentials=v)
+        y, v = self.simulate_cells(np.asarray(x)[..., None], dt, initial_potentials=v)
         return y[..., -1], v[..., -1, :]
 
     def _driven(self) -> tuple[np.ndarray, np.ndarray, float]:

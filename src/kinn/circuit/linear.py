@@ -11,9 +11,16 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
+def real_array(values: ArrayLike, what: str) -> np.ndarray:
+    """Real numbers as an array of floats: NumPy would leave out imaginary parts."""
+    if np.iscomplexobj(values):
+        raise TypeError(f"expected {what} to be real, got {np.asarray(values).dtype} numbers")
+    return np.asarray(values, dtype=float)
+
+
 def checked_times(t: ArrayLike) -> np.ndarray:
     """Times as an array, of any shape, finite and not negative."""
-    t = np.asarray(t, dtype=float)
+    t = real_array(t, "times")
     wrong = ~(np.isfinite(t) & (t >= 0))
     if wrong.any():
         raise ValueError(f"expected finite times that are not negative, got {t[wrong].flat[0]}")
@@ -28,10 +35,10 @@ def step_lengths(dt: ArrayLike, x: np.ndarray) -> np.ndarray:
     return np.broadcast_to(dt, x.shape[-1:])
 
 
-def potentials_before(initial: ArrayLike, x: np.ndarray, size: int) -> np.ndarray:
-    """Potentials `(*batch, size)` before a drive `(*batch, l)`, given as such, as `(size,)` or as a number."""
-    initial, shape = np.asarray(initial, dtype=float), (*x.shape[:-1], size)
-    if initial.shape not in ((), (size,), shape):
+def potentials_before(initial: ArrayLike, x: np.ndarray, *size: int) -> np.ndarray:
+    """Potentials `(*batch, *size)` before a drive `(*batch, l)`, given as such, as `(*size,)` or as a number."""
+    initial, shape = real_array(initial, "initial potentials"), (*x.shape[:-1], *size)
+    if initial.shape not in ((), size, shape):
         raise ValueError(f"expected initial potentials of shape {shape}, got {initial.shape}")
     return np.broadcast_to(initial, shape)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kinn.circuit.linear import step_lengths
+from kinn.circuit.linear import potentials_before, real_array, step_lengths
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -112,7 +112,7 @@ class RCNode:
         >>> float(v)
         0.25
         """
-        y, v = self.simulate(np.asarray(x, dtype=float)[..., None], dt, initial_potential=v)
+        y, v = self.simulate(np.asarray(x)[..., None], dt, initial_potential=v)
         return y[..., -1], v[..., -1]
 
     def simulate(
@@ -127,11 +127,15 @@ class RCNode:
 
         Returns:
             `(y, v)`, both of the shape of `x`.
+
+        Raises:
+            ValueError: times or potentials of another shape, or times that are negative or not finite.
+            TypeError: complex numbers.
         """
-        x = np.asarray(x, dtype=float)
+        x = real_array(x, "the drive")
         z = self.a * step_lengths(dt, x)
         retain, inject = np.exp(-z), -np.expm1(-z) * self.dc_gain
-        v, potentials = np.asarray(initial_potential, dtype=float), np.empty_like(x)
+        v, potentials = potentials_before(initial_potential, x), np.empty_like(x)
         for t in range(x.shape[-1]):
             potentials[..., t] = v = retain[t] * v + inject[t] * x[..., t]
         return self.c * potentials + self.d * x, potentials

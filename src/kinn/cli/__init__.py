@@ -6,6 +6,7 @@ wait until a command runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     if " ".join(arguments[:2]) in _IMAGES:
         arguments[:2] = ["-".join(arguments[:2])]
+    for stream in (sys.stdout, sys.stderr):  # a table with a sign that the terminal lacks is better than none
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     commands, shown = None, warnings.formatwarning
     warnings.formatwarning = format_warning
     try:
@@ -49,9 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return commands.run(options)
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
-    except BrokenPipeError:  # `kinn ... | head`: stdout is gone, so nothing may flush to it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError as error:
+        if _is_stdout_gone():  # `kinn ... | head`: nothing may flush to it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if debug:
+            raise
+        return _say(f"Error: the connection to another process broke, which ended early: {_message(error)}", 2)
     except KeyboardInterrupt:
         if debug:
             raise
@@ -137,6 +145,14 @@ def _sentence(message: str, arguments: Sequence[str]) -> str:
 def _option(key: str, arguments: Sequence[str]) -> str:
     positional = {"model", "folder", "data"} if arguments[0].startswith("evaluate") else {"model", "folder"}
     return key.upper() if key in positional else f"--{key.replace('_', '-')}"
+
+
+def _is_stdout_gone() -> bool:
+    try:
+        print(flush=True)  # a failed write leaves nothing that a flush alone would find
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _say(message: str, code: int) -> int:

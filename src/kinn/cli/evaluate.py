@@ -133,15 +133,15 @@ def _evaluate(options: Namespace) -> int:
             predictions=append,
             progress=lambda done, total: bar.update(done),
         )
+    if options.output is not None:  # first: what cannot be printed does not cost it
+        record = _record(options, trained, dataset, found)
+        write_record(Path(options.output), {**record, "notes": [f"{record['variant']}: {_SEEN}."] if seen else []})
     console = Console()
     console.print(_table(found.metrics, f"{options.model} on {options.data} ({len(dataset)} samples)"))
     if found.channels:
         console.print(_channels(found.channels))
     if found.rollout_relative_l2:
         console.print(_steps(found.rollout_relative_l2))
-    if options.output is not None:
-        record = _record(options, trained, dataset, found)
-        write_record(Path(options.output), {**record, "notes": [f"{record['variant']}: {_SEEN}."] if seen else []})
     return 0
 
 

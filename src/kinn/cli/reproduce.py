@@ -102,11 +102,14 @@ def _reproduce(options: Namespace) -> int:
 
     from kinn.report import print_table, write_report
 
-    print_table(folder / "records")  # those of earlier calls, too
+    page = None
     try:
-        print(f"Report: {write_report(folder / 'records', folder / 'report.html')}")
+        page = write_report(folder / "records", folder / "report.html")  # what cannot be printed does not cost it
     except ImportError as error:  # the results are there, only the page needs the extra
         print(f"No report: {error}", file=sys.stderr)
+    print_table(folder / "records")  # those of earlier calls, too
+    if page is not None:
+        print(f"Report: {page}")
     return 0
 
 

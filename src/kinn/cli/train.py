@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
@@ -142,6 +143,8 @@ def _train(options: Namespace) -> int:
     from kinn.train import OptimizerSettings, TrainSettings, fit
     from kinn.train.folder import RunFolder
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("torchrun started several processes, but kinn train starts its own: give it --devices instead")
     import_modules(options)
     config = config_of(options)
     # settings first: a slip in them should not wait for the data

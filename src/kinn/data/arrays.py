@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +53,9 @@ def from_trajectories(
         time_axis: where the frames lie (-1: last, as FNO's data have them).
 
     Raises:
-        ValueError: if shapes do not match, or a value is NaN or infinite (found here in memory, on reading in files).
-        TypeError: if the array does not hold real numbers.
+        ValueError: if shapes do not match, a value is NaN or infinite (found here in memory, on reading in files), or
+            times are not finite and increasing.
+        TypeError: if the array or `time` does not hold real numbers.
 
     Example:
         >>> import numpy as np
@@ -82,15 +84,15 @@ class Axes(NamedTuple):
         """
         found: list[int | None] = [0]
         for name, axis in (("time", self.time), ("channel", self.channel)):
-            if axis is not None and not isinstance(axis, int):
-                raise TypeError(f"{name}_axis must be an integer or None, but is {axis!r}")
             if axis is None:
                 found += [None] if name == "channel" else []
                 continue
+            if isinstance(axis, bool) or not isinstance(axis, Integral):
+                raise TypeError(f"{name}_axis must be an integer or None, but is {axis!r}")
             if not -n_axes <= axis < n_axes or axis % n_axes in found:
                 beside = "samples" if len(found) == 1 else "samples and frames"
                 raise ValueError(f"{what} with {n_axes} axes have no {name} axis {axis} beside that of {beside}")
-            found.append(axis % n_axes)
+            found.append(int(axis) % n_axes)
         return [*found, *(axis for axis in range(n_axes) if axis not in found)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -115,7 +116,8 @@ class TrajectoryDataset(Dataset):
 
     Raises:
         ValueError: if the shape has no room for frames, channels and a grid, there are no samples, or `time` does not
-            fit the frames.
+            fit the frames, or is not finite and increasing.
+        TypeError: if `time` does not hold numbers.
 
     Example:
         >>> import torch
@@ -128,17 +130,14 @@ class TrajectoryDataset(Dataset):
     def __init__(
         self, trajectories: Samples, *, time: Sequence[float] | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
+        _check_any(trajectories, "trajectories")
         if len(trajectories.shape) < 4 or 0 in trajectories.shape:
             raise ValueError(
                 "trajectories must have the shape (samples, frames, channels, *grid) without empty axes, "
                 f"but theirs is {trajectories.shape}"
             )
-        if time is not None and len(time) != trajectories.shape[1]:
-            raise ValueError(
-                f"there must be one time per frame, but there are {len(time)} for {trajectories.shape[1]} frames"
-            )
         self.trajectories, self.metadata = trajectories, dict(metadata or {})
-        self.time = None if time is None else [float(t) for t in time]
+        self.time = None if time is None else _checked_times(time, trajectories.shape[1])
 
     @property
     def n_frames(self) -> int:
@@ -261,12 +260,34 @@ def resident(
     return dataset.in_memory() if load else dataset
 
 
+def _check_any(samples: Samples, what: str) -> None:
+    if not len(samples):
+        raise ValueError(f"expected at least one sample, got none: the {what} have the shape {samples.shape}")
+
+
 def _check_fields(samples: Samples, what: str) -> None:
+    _check_any(samples, f"{what}s")
     if len(samples.shape) < 3 or 0 in samples.shape:
         raise ValueError(
             f"{what}s must have the shape (samples, channels, *grid) without empty axes, but theirs is "
             f"{samples.shape}; from_arrays(..., channel_axis=None) adds a missing channel axis"
         )
+
+
+def _checked_times(time: Sequence[float], n_frames: int) -> list[float]:
+    times = np.asarray(time)
+    if times.ndim != 1 or times.dtype.kind not in "fiu":
+        raise TypeError(f"time must be a sequence of numbers, one per frame, but is {time!r:.60}")
+    if len(times) != n_frames:
+        raise ValueError(f"there must be one time per frame, but there are {len(times)} for {n_frames} frames")
+    times = times.astype(float)
+    wrong = ~np.isfinite(times)
+    wrong[1:] |= ~(np.diff(times) > 0)
+    if wrong.any():
+        first = int(wrong.argmax())
+        after = f" after {times[first - 1]:g}" if first else ""
+        raise ValueError(f"times must be finite and increasing, but that of frame {first} is {times[first]:g}{after}")
+    return times.tolist()
 
 
 def _check_index(index: int, length: int) -> int:

@@ -10,7 +10,7 @@ import h5py
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
 from kinn.data.layouts.cno import open_cno
 from kinn.data.layouts.matlab import open_matlab5, open_matlab7
-from kinn.data.layouts.ours import ARRAYS, TRAJECTORY_FORMAT, open_ours, open_plain, plain_kind
+from kinn.data.layouts.ours import ARRAYS, TRAJECTORY_FORMAT, open_ours, open_plain, plain_kind, why_unread
 from kinn.data.layouts.pdebench import FLUID_FIELDS, open_pdebench_darcy, open_pdebench_fields, open_pdebench_rdb
 
 
@@ -31,7 +31,7 @@ def open_dataset(path: str | Path) -> OperatorDataset | TrajectoryDataset:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, unfinished, of a newer version or of no known layout.
+        ValueError: if it is damaged, unfinished, open elsewhere for writing, of a newer version or of no known layout.
         ImportError: if it is a MATLAB version 5 file and SciPy is not installed.
 
     Example:
@@ -46,6 +46,15 @@ def open_dataset(path: str | Path) -> OperatorDataset | TrajectoryDataset:
         raise FileNotFoundError(f"there is no data file {path}")
     if not path.is_file():
         raise ValueError(f"{path} is a folder, not a data file")
+    try:
+        return _open(path)
+    except (TypeError, ValueError) as error:  # a data set does not know where its arrays come from
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _open(path: Path) -> OperatorDataset | TrajectoryDataset:
     if not h5py.is_hdf5(path):
         with path.open("rb") as raw:
             start = raw.read(20)
@@ -61,7 +70,7 @@ def open_dataset(path: str | Path) -> OperatorDataset | TrajectoryDataset:
         with h5py.File(path, "r") as file:
             return _open_hdf5(path, file)
     except OSError as error:
-        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+        raise ValueError(f"{path} {why_unread(error)}") from error
 
 
 def _open_hdf5(path: Path, file: h5py.File) -> OperatorDataset | TrajectoryDataset:

@@ -97,6 +97,10 @@ class MinMax(nn.Module):
                 trajectories.
             per_channel: own constants for each channel.
             batch_size: samples held at once; fewer of large ones.
+
+        Raises:
+            TypeError: if these are no such data, or complex numbers.
+            ValueError: if there is no sample.
         """
         low, high = None, None
         for values in _channel_batches(data, per_channel=per_channel, batch_size=batch_size):
@@ -161,6 +165,10 @@ class Standard(nn.Module):
                 trajectories.
             per_channel: own constants for each channel.
             batch_size: samples held at once; fewer of large ones.
+
+        Raises:
+            TypeError: if these are no such data, or complex numbers.
+            ValueError: if there is no sample.
         """
         count, mean, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
         for values in _channel_batches(data, per_channel=per_channel, batch_size=batch_size):
@@ -243,10 +251,14 @@ def _channel_batches(
 ) -> Iterable[Float[Tensor, "c n"]]:
     """Float64 values by channel (one row in all unless `per_channel`), a batch of samples at a time."""
     axis = _channel_axis(data)
-    if isinstance(data, Tensor):
-        batches: Iterable[Tensor] = data.split(batch_size)
+    samples = data.trajectories if isinstance(data, TrajectoryDataset) else data
+    if isinstance(samples, Tensor) and samples.is_complex():
+        raise TypeError(f"expected real numbers to fit to, got {samples.dtype}")
+    if len(samples.shape) <= axis or 0 in samples.shape:
+        raise ValueError(f"expected at least one sample (C, *grid) to fit to, got the shape {tuple(samples.shape)}")
+    if isinstance(samples, Tensor):
+        batches: Iterable[Tensor] = samples.split(batch_size)
     else:
-        samples = data.trajectories if isinstance(data, TrajectoryDataset) else data
         batches = samples.batches(min(batch_size, rows_per_read(samples.shape)))
     for batch in batches:
         values = batch.cpu().double().movedim(axis, 0)

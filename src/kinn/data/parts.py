@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import TypeVar
 
 import torch
@@ -26,7 +27,8 @@ def split(dataset: D, sizes: Mapping[str, int | float], seed: int | None) -> dic
         the parts under their names, in the order of `sizes`. Same data set, sizes and seed: same parts.
 
     Raises:
-        ValueError: if sizes mix counts and fractions, ask for more than there is, or leave a part empty.
+        ValueError: if sizes are no such numbers, mix counts and fractions, ask for more than there is, or leave a part
+            empty.
 
     Example:
         >>> from kinn.data import from_arrays
@@ -47,18 +49,18 @@ def split(dataset: D, sizes: Mapping[str, int | float], seed: int | None) -> dic
 
 
 def _counts(sizes: Mapping[str, int | float], total: int) -> dict[str, int]:
-    if not sizes or any(isinstance(size, bool) or size < 0 for size in sizes.values()):
-        raise ValueError(f"sizes must name parts with non-negative sizes, but are {dict(sizes)}")
-    fractions = [isinstance(size, float) for size in sizes.values()]
+    if not sizes or not all(map(_is_size, sizes.values())):
+        raise ValueError(f"sizes must name parts with non-negative numbers, but are {dict(sizes)}")
+    fractions = [not isinstance(size, Integral) for size in sizes.values()]
     if any(fractions) and not all(fractions):
         raise ValueError(f"sizes must be all counts (int) or all fractions (float), but are {dict(sizes)}")
     if all(fractions):
-        if sum(sizes.values()) > 1 + 1e-9:
+        if sum(map(float, sizes.values())) > 1 + 1e-6:  # float32 has seven digits
             raise ValueError(f"fractions must sum to at most 1, but {dict(sizes)} sum to {sum(sizes.values()):g}")
         # rounded cumulative shares: the parts of a full split always add up to the whole
         edges = [0.0]
         for size in sizes.values():
-            edges.append(edges[-1] + size)
+            edges.append(min(edges[-1] + float(size), 1.0))
         places = [math.floor(edge * total + 0.5 - 1e-9) for edge in edges]
         counts = {name: high - low for name, low, high in zip(sizes, places, places[1:], strict=False)}
     else:
@@ -71,3 +73,7 @@ def _counts(sizes: Mapping[str, int | float], total: int) -> dict[str, int]:
             f"every part needs a sample, but of {total} samples '{empty[0]}' gets none with sizes {dict(sizes)}"
         )
     return counts
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, Real) and not isinstance(size, bool) and float(size) >= 0

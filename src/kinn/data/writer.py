@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from torch import Tensor
 
 from kinn._version import __version__
 from kinn.data.layouts.ours import FORMAT_VERSION, read_attributes
+from kinn.notices import warn_once
 
 Progress = Callable[[int, int], None]
 _OVERWRITE = "overwrite it (overwrite=True, --overwrite)"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of NFS without its daemon, of FUSE
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,13 @@ def _alone(path: Path) -> Iterator[None]:
         told = f"kinn: another process makes {path}: waiting for it (its lock is {lock.lock_file})"
         print(told, file=sys.stderr, flush=True)
         lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        warn_once(
+            f"{path} is made unguarded ({error}): start no second command that makes it; "
+            "should HDF5 want a lock as well, set HDF5_USE_FILE_LOCKING=FALSE"
+        )
     try:
         yield
     finally:
@@ -256,10 +265,11 @@ def is_full(error: Exception) -> bool:
 
 
 def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders, and syncs only what is open for writing
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    folder = path.is_dir()
+    # Windows opens no folders, some network file systems do not sync them; Windows syncs only what is open for writing
+    with suppress(OSError) if folder else nullcontext():
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

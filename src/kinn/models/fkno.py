@@ -47,7 +47,7 @@ class FKNO(nn.Module):
         block_layer: the layer whose local operator is the block, counted from 0, or from the end if negative.
 
     Raises:
-        ValueError: no layer, no such layer, an option that the block does not know; on call, an input that is not
+        ValueError: no layer, no such layer, an option that is not one of the above; on call, an input that is not
             `(b, in_channels, h, w)`.
 
     >>> sum(p.numel() for p in FKNO(10, 1).parameters())

@@ -12,7 +12,7 @@ from kinn.models.checks import check_fields
 from kinn.models.registry import register_model
 from kinn.nn import ChannelMLP, KirchhoffBlock, SpectralConv2d
 from kinn.ops import channel_mix
-from kinn.ops.expect import expect_at_least
+from kinn.ops.expect import expect_at_least, expect_one_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,10 @@ class FourierTrunk(nn.Module):
         n_modes: frequencies kept along each grid axis, of either sign; (12, 12) is neuraloperator's (24, 22).
         width: channels inside.
         coordinates: append the two grid coordinates, each running from 0 to 1 inclusive, to the input.
+
+    Raises:
+        ValueError: `n_modes` that are not two positive integers, or `coordinates` neither true nor false; on call, an
+            input that is not `(b, in_channels, h, w)`.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class FourierTrunk(nn.Module):
         coordinates: bool,
     ) -> None:
         super().__init__()
+        expect_one_of("FourierTrunk", (True, False), coordinates=coordinates)
         self.in_channels = in_channels
         self.coordinates = coordinates
         self.lift = nn.Linear(in_channels + 2 * coordinates, width)
@@ -97,7 +102,8 @@ class FNO(nn.Module):
         coordinates: append the two grid coordinates to the input.
 
     Raises:
-        ValueError: no layer; on call, an input that is not `(b, in_channels, h, w)`.
+        ValueError: no layer, or an option that is not one of the above; on call, an input that is not
+            `(b, in_channels, h, w)`.
 
     >>> model = FNO(10, 1)
     >>> sum(p.numel() for p in model.parameters())

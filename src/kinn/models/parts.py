@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from kinn.nn.regridding import Points
+
 __all__ = ["Beyond", "Chain", "Convolution", "OnTrainingGrid", "PlainConv", "Residual", "UShape", "plain_pair"]
 
 Beyond = Literal["zeros", "replicate", "circular"]  # what lies beyond the grid
@@ -83,7 +85,9 @@ class OnTrainingGrid(nn.Module):
     levels: int
     periodic: bool = False
 
-    def forward(self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0) -> Float[Tensor, "b o h w"]:
+    def forward(
+        self, x: Float[Tensor, "b i h w"], *, dt_scale: float = 1.0, points: Points | None = None
+    ) -> Float[Tensor, "b o h w"]:
         """Map `(b, in_channels, h, w)` to `(b, out_channels, h, w)`.
 
         Where `2^levels` does not divide `h` or `w`, fields go on beyond their edges with the outermost values, to the
@@ -94,13 +98,15 @@ class OnTrainingGrid(nn.Module):
             x: input fields.
             dt_scale: the grid's spacing over the spacing in training. The network works on the grid of training, whose
                 sizes then count; fields are interpolated there and back.
+            points: where the grid's points lie, "centres" of cells or "nodes" with both ends; None guesses, centres
+                first (:func:`kinn.nn.on_training_grid`).
 
         Raises:
             ValueError: an input of another shape, a periodic domain that does not halve as often, or a `dt_scale` that
                 makes no whole number of points.
         """
         check_fields(x, self.in_channels)
-        return on_training_grid(self._apply_halving, x, dt_scale, periodic=self.periodic)
+        return on_training_grid(self._apply_halving, x, dt_scale, periodic=self.periodic, points=points)
 
     def _apply_halving(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kinn.models.parts import Beyond, Convolution, Residual, UShape, plain_pair
@@ -121,13 +122,15 @@ class UKNO(UShape):
         expect_at_least(
             "UKNO", 1, in_channels=in_channels, out_channels=out_channels, levels=levels, rank_divisor=rank_divisor
         )
+        if lift_channels is not None:
+            expect_at_least("UKNO", 1, lift_channels=lift_channels)
 
         hidden = width if lift_channels is None else lift_channels
 
         def block(channels: int) -> KirchhoffBlock:
             return KirchhoffBlock(
                 channels,
-                order=order,
+                order=max(order, 1),
                 routes=routes,
                 d_state=d_state,
                 expand=expand,
@@ -163,6 +166,9 @@ class UKNO(UShape):
         self.levels = levels
         channels, upper = self.channels_of(width, levels)
         neck = channels[-1]
+        if not order:
+            with torch.device("meta"):  # the options are checked, and no random number is drawn
+                block(neck)
 
         # Zeros around the input tell the network where the edge is; around the output they would spoil the corners.
         self.lift = pair(in_channels, channels[0], "zeros")

@@ -112,7 +112,7 @@ class KirchhoffBlock(nn.Module):
         expect_one_of("KirchhoffBlock", ("joined", "separate"), lines=lines)
         if not 0 <= drop_path < 1:
             raise ValueError(f"KirchhoffBlock: drop_path must be at least 0 and below 1, got {drop_path}")
-        d_inner = int(expand * d_model)
+        d_inner = _share(expand, d_model)
         self.d_model = d_model
         self.d_inner = d_inner
         self.n_axes = n_axes
@@ -146,8 +146,8 @@ class KirchhoffBlock(nn.Module):
         self.output_norm = nn.LayerNorm(d_inner, norm_eps) if output_norm else None
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.scale = nn.Parameter(torch.ones(())) if residual_scale else None
-        hidden = int(mlp_ratio * d_model)
-        self.mlp = ChannelMLP(d_model, hidden, d_model, norm=True, norm_eps=norm_eps) if hidden else None
+        hidden = _share(mlp_ratio, d_model)
+        self.mlp = ChannelMLP(d_model, hidden, d_model, norm=True, norm_eps=norm_eps) if mlp_ratio else None
 
     def forward(self, x: Float[Tensor, "b *grid c"], *, dt_scale: float = 1.0) -> Float[Tensor, "b *grid c"]:
         """Map `(b, *grid, d_model)` to the same shape.
@@ -250,3 +250,8 @@ class KirchhoffBlock(nn.Module):
         """What the sub-modules do not show, for `repr`."""
         directions = ", ".join(f"{'-' if route.reverse else '+'}{route.axis}" for route in self.routes)
         return f"wiring={self.wiring!r}, routes=({directions}), lines={self.lines!r}, boundary={self.boundary!r}"
+
+
+def _share(ratio: float, channels: int) -> int:
+    """So many times the channels, rounded down; 0.29 times 100 is 29, which floating point falls short of."""
+    return math.floor(ratio * channels + 1e-9)

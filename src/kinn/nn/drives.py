@@ -48,9 +48,9 @@ def inputs_in(where: str, run: Callable[[], object], blocks: Mapping[str, Kirchh
     met: dict[str, Met] = {}
 
     def note(name: str) -> Callable[..., None]:
-        def hook(block: Any, arguments: tuple[Tensor, ...], options: dict[str, float]) -> None:
-            x = arguments[0].to(block.norm.weight.dtype)  # autocast's may differ
-            met[name] = Met(x, options.get("dt_scale", 1.0))
+        def hook(block: Any, arguments: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+            x = arguments[0] if arguments else options["x"]
+            met[name] = Met(x.to(block.norm.weight.dtype), options.get("dt_scale", 1.0))  # autocast's may differ
 
         return hook
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from kinn.ops.expect import expect_floating, expect_positive
+from kinn.ops.expect import expect_floating, expect_one_of, expect_positive
 from kinn.ops.resampling import kaiser_beta
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ def regrid(x: Float[Tensor, "*batch *grid"], size: Sequence[int], *, points: Poi
 
     Raises:
         TypeError: if `x` is not a floating-point tensor.
-        ValueError: if `x` has fewer axes than `size`, or an axis no point.
+        ValueError: if `x` has fewer axes than `size`, an axis has no point, or `points` is none of these.
 
     >>> regrid(torch.tensor([[0.0, 1.0, 2.0]]), [5], points="nodes").round(decimals=6)
     tensor([[0.0000, 0.5000, 1.0000, 1.5000, 2.0000]])
     """
     expect_floating("regrid", x=x)
-    if len(size) > x.dim() or min(size, default=1) < 1:
+    expect_one_of("regrid", get_args(Points), points=points)
+    if len(size) > x.dim() or min((*size, *x.shape[x.dim() - len(size) :]), default=1) < 1:
         raise ValueError(f"regrid: cannot bring fields of shape {tuple(x.shape)} to a grid of {tuple(size)} points")
     for axis, wanted in zip(range(-len(size), 0), size):
         if wanted != x.shape[axis]:
@@ -54,7 +55,12 @@ def regrid(x: Float[Tensor, "*batch *grid"], size: Sequence[int], *, points: Poi
 
 
 def on_training_grid(
-    network: Callable[[Tensor], Tensor], x: Float[Tensor, "b i *grid"], dt_scale: float, *, periodic: bool
+    network: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "b i *grid"],
+    dt_scale: float,
+    *,
+    periodic: bool,
+    points: Points | None = None,
 ) -> Float[Tensor, "b o *grid"]:
     """Apply a network that is tied to the grid of its training to fields on another.
 
@@ -65,23 +71,24 @@ def on_training_grid(
         network: maps `(b, i, *grid)` to `(b, o, *grid)`.
         x: fields on a grid of any spacing.
         dt_scale: their spacing over that in training; 1 applies the network to `x` as it is.
-        periodic: the domain closes on itself. Otherwise the points are cells' centres if that makes their number in
-            training whole, nodes with both ends if that does.
+        periodic: the domain closes on itself.
+        points: where the points of another domain lie, "centres" or "nodes"; None takes centres of cells if that makes
+            their number in training whole, nodes with both ends if that does.
 
     Raises:
-        ValueError: if `dt_scale` is not positive, or makes no whole number of points.
+        ValueError: if `dt_scale` is not positive, or makes no whole number of points; if `points` are told and are
+            neither of these, or the domain is periodic.
     """
     if dt_scale == 1:
         return network(x)
     expect_positive("on_training_grid", dt_scale=dt_scale)
     grid = x.shape[2:]
-    sizes: dict[Points, list[float]] = {"periodic" if periodic else "centres": [n * dt_scale for n in grid]}
-    if not periodic:
-        sizes["nodes"] = [(n - 1) * dt_scale + 1 for n in grid]
-    for points, size in sizes.items():
-        whole = [round(n) for n in size]
-        if all(abs(n - m) < _WHOLE and m >= 1 for n, m in zip(size, whole)):
-            return regrid(network(regrid(x, whole, points=points)), grid, points=points)
+    able: tuple[Points, ...] = ("periodic",) if periodic else ("centres", "nodes")
+    if points is not None:
+        expect_one_of("on_training_grid", able, points=points)
+    for where in able if points is None else (points,):
+        if whole := points_at(grid, dt_scale, where):
+            return regrid(network(regrid(x, whole, points=where)), grid, points=where)
     shown = " x ".join(map(str, grid))
     n = grid[0]
     near = [f"{max(round(n * dt_scale), 1) / n:.6g}" + ("" if periodic else " (centres of cells)")]
@@ -91,6 +98,14 @@ def on_training_grid(
         f"a grid of {shown} points at {dt_scale:g} times the spacing in training has no counterpart there; near it has "
         f"{' and '.join(near)}"
     )
+
+
+def points_at(grid: Sequence[int], dt_scale: float, points: Points) -> tuple[int, ...] | None:
+    """The grid of training whose spacing is that of `grid` over `dt_scale`, if there is one."""
+    own = 1 if points == "nodes" else 0  # nodes are one more than intervals
+    size = [(n - own) * dt_scale + own for n in grid]
+    whole = tuple(round(n) for n in size)
+    return whole if all(abs(n - m) < _WHOLE and m >= 1 for n, m in zip(size, whole)) else None
 
 
 def _matrix(n: int, wanted: int, points: Points) -> Tensor:

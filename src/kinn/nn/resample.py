@@ -126,7 +126,8 @@ class FilteredActivation(nn.Module):
 
 def _known(activation: nn.Module) -> tuple[str, float] | None:
     """Name and slope of what :func:`kinn.ops.filtered_activation` knows, unless somebody watches it."""
-    if activation._forward_hooks or activation._forward_pre_hooks or activation._backward_hooks:
+    watched = activation._forward_hooks, activation._forward_pre_hooks, activation._backward_hooks
+    if any(watched) or activation._backward_pre_hooks:
         return None
     if type(activation) is nn.SiLU:
         return "silu", 0.0

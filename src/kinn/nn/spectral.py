@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,13 +53,13 @@ class SpectralConv2d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, n_modes: tuple[int, int]) -> None:
         super().__init__()
         expect_at_least("SpectralConv2d", 1, in_channels=in_channels, out_channels=out_channels)
-        n_modes = (*n_modes,)
-        if len(n_modes) != 2 or min(n_modes) < 1:
+        modes = tuple(n_modes) if isinstance(n_modes, Iterable) else ()
+        if len(modes) != 2 or not all(isinstance(count, Integral) and count >= 1 for count in modes):
             raise ValueError(f"SpectralConv2d: n_modes must be two positive integers, got {n_modes}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.n_modes = n_modes
-        shape = (in_channels, out_channels, *n_modes)
+        self.n_modes = modes
+        shape = (in_channels, out_channels, *modes)
         scale, dtype = 1 / (in_channels * out_channels), torch.promote_types(torch.get_default_dtype(), torch.cfloat)
         self.weight_positive = nn.Parameter(scale * torch.rand(shape, dtype=dtype))
         self.weight_negative = nn.Parameter(scale * torch.rand(shape, dtype=dtype))
@@ -69,6 +71,7 @@ class SpectralConv2d(nn.Module):
                 f"SpectralConv2d: expected a floating-point field of shape (batch, height, width, {self.in_channels}), "
                 f"channels last, got {x.dtype} {tuple(x.shape)}"
             )
+        expect_at_least("SpectralConv2d", 1, height=x.shape[1], width=x.shape[2])
         if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._convolve(x)

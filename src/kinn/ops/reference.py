@@ -132,7 +132,12 @@ def separable_reference(
     axes, pad = x.dim() - 2, filters.shape[-1] // 2
     x = x.movedim(-1, 1)  # a view in channels-last memory format: nothing is copied
     if periodic:
-        x = F.pad(x, 2 * axes * (pad,), mode="circular")
+        if pad > min(x.shape[2:]):  # F.pad goes around once at most
+            for axis in range(2, x.dim()):
+                size, turns = x.shape[axis], -(-pad // x.shape[axis])
+                x = torch.cat([x] * (2 * turns + 1), axis).narrow(axis, turns * size - pad, size + 2 * pad)
+        else:
+            x = F.pad(x, 2 * axes * (pad,), mode="circular")
         pad = 0
     convolve = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
     y = convolve(x, filters, filter_bias, padding=pad, groups=x.shape[1]).movedim(1, -1)

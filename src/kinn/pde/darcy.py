@@ -102,7 +102,7 @@ def solve_darcy(
 
     Args:
         a: coefficient at the centres of the cells, positive, float64, on any device.
-        beta: source, a number or a field `(b, n, n)`.
+        beta: source, a number, or a field `(n, n)` or `(b, n, n)`.
         tolerance: of the residual, in the root mean square over the source's.
         max_iterations: of conjugate gradients; a contrast of 10 takes about 40, one of 1000 about 100.
 
@@ -111,7 +111,8 @@ def solve_darcy(
 
     Raises:
         TypeError: if `a` is not float64, in which alone the tolerance makes sense.
-        ValueError: if `a` is not a batch of square grids of positive numbers, or `beta` is not finite.
+        ValueError: if `a` is not a batch of square grids of positive numbers, or `beta` is not finite or of another
+            shape.
         RuntimeError: if the iterations do not converge.
 
     Example:
@@ -125,7 +126,12 @@ def solve_darcy(
         raise ValueError(f"the coefficient must have the shape (b, n, n), but its shape is {tuple(a.shape)}")
     if not ((a > 0) & a.isfinite()).all():
         raise ValueError(f"the coefficient must be positive and finite, but lies in [{a.min():g}, {a.max():g}]")
-    source = torch.as_tensor(beta, dtype=a.dtype, device=a.device).expand_as(a)
+    source = torch.as_tensor(beta, dtype=a.dtype, device=a.device)
+    if source.shape not in ((), a.shape[1:], a.shape):
+        raise ValueError(
+            f"the source beta must be a number or a field {tuple(a.shape)}, but its shape is {tuple(source.shape)}"
+        )
+    source = source.expand_as(a)
     if not source.isfinite().all():  # NaN compares as converged
         raise ValueError("the source beta must be finite, but holds infinity or NaN")
     faces = _faces(a)

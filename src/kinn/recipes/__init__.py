@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kinn.recipes.darcy import darcy
 from kinn.recipes.demo import demo
 from kinn.recipes.experiment import Experiment, File, Source, Variant
 from kinn.recipes.navier_stokes import ns_rollout, ns_routes
 from kinn.recipes.poisson_order import poisson_order
-from kinn.recipes.runner import run_experiment
 from kinn.recipes.shallow_water import shallow_water
 from kinn.recipes.ukno_layouts import ukno_layouts
+
+if TYPE_CHECKING:
+    from kinn.recipes.runner import run_experiment
 
 __all__ = [
     "Experiment",
@@ -128,6 +131,8 @@ def run(
     Raises:
         ValueError: unknown recipe, budget, variant or device, no seed, data that do not fit, the folder of another run.
     """
+    from kinn.recipes.runner import run_experiment
+
     chosen = experiments(name, budget)
     known = dict.fromkeys(variant.name for experiment in chosen for variant in experiment.variants)
     for variant in variants:
@@ -150,6 +155,15 @@ def run(
             progress=progress,
         )
     ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs the trainer is imported when asked for: naming recipes does without."""
+    if name != "run_experiment":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from kinn.recipes.runner import run_experiment
+
+    return run_experiment
 
 
 def _recipe(name: str) -> _Recipe:

@@ -18,7 +18,7 @@ from kinn.report.panels import (
     limits_of_measures,
     points_in_words,
 )
-from kinn.report.records import Experiment, Measure, Variant
+from kinn.report.records import Experiment, Measure, Variant, slug
 from kinn.report.style import DASHES, MARKERS, WIDTH, Picture, Series, Theme, label_ends, label_width
 from kinn.report.wording import FACTOR_NAMES, join, metric_name, split_name
 
@@ -135,4 +135,4 @@ def _picture(experiment: Experiment, name: str, family: list[Variant], lines: Li
         label_ends(axes, last, styles, width, PLOT)
         return figure
 
-    return Picture(f"{experiment.slug}-{name.lower().replace(' ', '-')}", "svg", caption, alt, draw)
+    return Picture(f"{experiment.slug}-{slug(name)}", "svg", caption, alt, draw)

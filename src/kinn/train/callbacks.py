@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kinn.files import atomic_file, write_text
+from kinn.notices import warn_once
 from kinn.progress import ProgressBar
 from kinn.train.loading import SharedBatches
 from kinn.train.settings import epoch_seed
@@ -45,7 +46,7 @@ class History(Callback):
     Every process keeps them; the first one writes the files.
 
     Args:
-        folder: `metrics.csv` is written here after every epoch.
+        folder: `metrics.csv` is written here after every epoch, unless another program keeps it from that.
         data: what identifies the data; a resumed run must have the same.
         save_best: called when the score is the lowest yet, with the epoch and the metrics.
         score: of an epoch, from its row of the curves; by default the validation loss.
@@ -110,7 +111,10 @@ class History(Callback):
         if not trainer.is_global_zero:
             return
         columns = [",".join(self.curves), *(",".join(f"{v:.9g}" for v in r) for r in zip(*self.curves.values()))]
-        write_text(self.folder / "metrics.csv", "\n".join(columns) + "\n")
+        try:
+            write_text(self.folder / "metrics.csv", "\n".join(columns) + "\n")
+        except PermissionError as error:  # on Windows while Excel shows it; a later epoch writes all of it
+            warn_once(f"{self.folder / 'metrics.csv'} lacks epochs until it can be written ({error.strerror})")
         if is_best:
             self.save_best(epoch, metrics)
 

@@ -142,6 +142,8 @@ def evaluate(
     """
     trained = model if isinstance(model, TrainedModel) else model.trained
     items = evaluation_items(dataset, trained.rollout)
+    if isinstance(items, TrajectoryWindows):
+        steps_of(field_steps, items.n_future)  # a slip in them should not wait for the rollouts
     started, was_training = time.perf_counter(), trained.model.training
     trained.model.eval()
     try:

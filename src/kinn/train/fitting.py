@@ -111,8 +111,8 @@ def fit(
 
     Raises:
         ValueError: if the data does not fit the task, parameters are not of float32, the folder belongs to another run,
-            the model is not a registered one, there is no such device or not so many, fewer samples than devices, or
-            `initial` does not fit the model.
+            another process trains there, the model is not a registered one, there is no such device or not so many,
+            fewer samples than devices, or `initial` does not fit the model.
         FileNotFoundError: if there is no file `initial`.
         FloatingPointError: if the loss becomes NaN or infinite.
         KeyboardInterrupt: if the user stops it; the same call resumes.
@@ -136,20 +136,22 @@ def fit(
     config = dict(config) if config is not None else {**task.describe(), "training": asdict(settings), **start}
     if initial is not None:
         data["initial"] = run.digest(initial)
-    run.claim(config, data, free={"data", "validation"})  # data are known by what they hold, wherever they lie
-    summary = run.finished()
-    if initial is not None and summary is None and not run.checkpoint.exists():
-        take_weights(task.model, initial)
-    if summary is None:
-        title_shown = title if progress else None
-        job = _Job(task, train_items, validation_items, settings, device, run.path, config, data, title_shown)
-        if settings.devices == 1:
-            _train(Process(), job)
-        else:
-            run_processes(_train, [job], device=device, count=settings.devices)
+    with run.alone():
+        if initial is not None and run.finished() is None and not run.checkpoint.exists():
+            take_weights(task.model, initial)  # those that do not fit leave no folder
+        run.claim(config, data, free={"data", "validation"})  # data are known by what they hold, wherever they lie
+        if run.finished() is None:
+            title_shown = title if progress else None
+            job = _Job(task, train_items, validation_items, settings, device, run.path, config, data, title_shown)
+            if settings.devices == 1:
+                _train(Process(), job)
+            else:
+                run_processes(_train, [job], device=device, count=settings.devices)
         summary = run.finished()
-        assert summary is not None
-    task.model.load_state_dict(load_model(run.model).model.state_dict())
+    assert summary is not None
+    best = load_model(run.model)
+    task.model.load_state_dict(best.model.state_dict())
+    task.trained.metadata["extra"] = best.metadata["extra"]  # the grid, without which other grids are guessed at
     task.eval()
     seconds = summary["curves"]["seconds"]
     return FitResult(

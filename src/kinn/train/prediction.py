@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kinn.data import Identity, MinMax, OperatorDataset, Standard, TrajectoryDataset
+from kinn.nn.regridding import points_at
 from kinn.notices import warn_once
 
 if TYPE_CHECKING:
@@ -121,7 +122,10 @@ class TrainedModel:
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
         if isinstance(values, np.ndarray):  # of any byte order, and of any strides
             values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-        return torch.as_tensor(values).to(parameter)
+        values = torch.as_tensor(values)
+        if values.is_complex():
+            raise TypeError(f"fields must be real, but are {values.dtype}")
+        return values.to(parameter)
 
     def settings(self) -> dict[str, Any]:
         """The kind of task and its settings, as plain values."""
@@ -145,7 +149,7 @@ class TrainedModel:
 
     def _remind(self, grid: tuple[int, ...]) -> None:
         """Say so where the grid is not that of the training and a model that wants to know is not told."""
-        ours = tuple(self.metadata.get("extra", {}).get("grid", grid))
+        ours = self._training_grid or grid
         if ours == grid or len(ours) != len(grid) or 0 in grid or not self.takes_dt_scale:
             return
         centres = {f"{a / b:.6g}" for a, b in zip(ours, grid)}
@@ -160,9 +164,23 @@ class TrainedModel:
         )
 
     @property
+    def _training_grid(self) -> tuple[int, ...]:
+        return tuple(self.metadata.get("extra", {}).get("grid", ()))
+
+    def _takes(self, name: str) -> bool:
+        return name in inspect.signature(self.model.forward).parameters
+
+    @property
     def takes_dt_scale(self) -> bool:
         """Whether the model is told the grid's spacing."""
-        return "dt_scale" in inspect.signature(self.model.forward).parameters
+        return self._takes("dt_scale")
+
+    def _told(self, grid: tuple[int, ...], dt_scale: float) -> dict[str, Any]:
+        """What the model is told of a grid. 17 points at twice the spacing are 33 nodes or 34 cells: which it knew."""
+        if dt_scale == 1.0:
+            return {}
+        nodes = self._takes("points") and points_at(grid, dt_scale, "nodes") == self._training_grid
+        return {"dt_scale": dt_scale, "points": "nodes"} if nodes else {"dt_scale": dt_scale}
 
     def _expect_taken(self, dt_scale: float) -> None:
         if dt_scale != 1.0 and not self.takes_dt_scale:
@@ -173,11 +191,13 @@ class TrainedModel:
     def predict_normalized(self, first: Tensor, n_steps: int = 1, *, dt_scale: float = 1.0) -> Tensor:
         """Prediction in normalised units from fields in physical units; see `predict` and `forecast` for shapes."""
         self._expect_taken(dt_scale)
+        grid = tuple(first.shape[2 if self.rollout is None else 3 :])
         if dt_scale == 1.0 and not torch.compiler.is_compiling():
-            self._remind(tuple(first.shape[2 if self.rollout is None else 3 :]))
+            self._remind(grid)
+        told = self._told(grid, dt_scale)
 
         def apply(x: Tensor) -> Tensor:
-            return self.model(x) if dt_scale == 1.0 else self.model(x, dt_scale=dt_scale)
+            return self.model(x, **told)
 
         if self.rollout is None:
             return apply(self.input_normalizer.encode(first))

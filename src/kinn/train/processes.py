@@ -162,7 +162,8 @@ def _process(rank: int, folder: str, count: int, device: str, threads: int, star
         os.environ["LOCAL_RANK"] = str(rank)  # by which Lightning knows that all processes are there
         torch.distributed.init_process_group(
             "nccl" if device == "cuda" and torch.distributed.is_nccl_available() else "gloo",
-            init_method=(Path(folder) / "meeting").resolve().as_uri(),  # a file: no port that may be taken
+            # a file: no port that may be taken; by no URL, from which PyTorch takes a space as "%20"
+            store=torch.distributed.FileStore(str(Path(folder) / "meeting"), count),
             rank=rank,
             world_size=count,
         )

@@ -87,9 +87,11 @@ def blueprint(model: nn.Module) -> tuple[str, dict[str, Any]]:
     """
     name, arguments = type(model).__name__, getattr(model, "arguments", None)
     if name not in model_names() or not isinstance(arguments, dict):
+        names = model_names()
+        wrong = "is another class than the registered one" if name in names else f"is none of {', '.join(names)}"
         raise ValueError(
-            f"only registered models can be saved, so that they can be built again: {name} is none of "
-            f"{', '.join(model_names())} (see kinn.models.register_model)"
+            f"only registered models can be saved, so that they can be built again: {name} {wrong} "
+            "(see kinn.models.register_model)"
         )
     return name, arguments
 
@@ -122,6 +124,9 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {content['model']} cannot be built from its saved arguments: {error}") from error
     _check_fit(path, content["model"], model.state_dict(), state)
+    precisions = {value.dtype.to_real() for value in state.values() if value.is_floating_point() or value.is_complex()}
+    if len(precisions) == 1:
+        model.to(precisions.pop())  # what was trained in float64 is not rounded
     model.load_state_dict(state)
     trained = TrainedModel(
         model.eval(),

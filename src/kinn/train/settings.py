@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -53,7 +54,7 @@ class OptimizerSettings:
         expect_one_of("schedule", self.schedule, ("constant", "step", "cosine", "one-cycle"))
         _within("lr", self.lr, low=0, open_low=True)
         _within("weight_decay", self.weight_decay, low=0)
-        _within("step_epochs", self.step_epochs, low=1)
+        _whole("step_epochs", self.step_epochs, low=1)
         _within("step_factor", self.step_factor, low=0, high=1, open_low=True)
         _within("warmup_fraction", self.warmup_fraction, low=0, high=1)
         _within("final_fraction", self.final_fraction, low=0, high=1)
@@ -104,12 +105,12 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "devices", "log_every", "checkpoint_every"):
-            _within(name, getattr(self, name), low=1)
-        _within("seed", self.seed, low=0, high=2**32 - 1)
-        _within("workers", self.workers, low=0)
-        _within("batch_norm_batches", self.batch_norm_batches, low=0)
+            _whole(name, getattr(self, name), low=1)
+        _whole("seed", self.seed, low=0, high=2**32 - 1)
+        _whole("workers", self.workers, low=0)
+        _whole("batch_norm_batches", self.batch_norm_batches, low=0)
         if self.patience is not None:
-            _within("patience", self.patience, low=1)
+            _whole("patience", self.patience, low=1)
         if self.batch_size % self.devices:
             raise ValueError(
                 f"batch_size counts the samples of all devices together: it must be a multiple of devices "
@@ -249,7 +250,14 @@ def epoch_seed(seed: int, epoch: int) -> int:
 def expect_one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     """Refuse any value but these, with a ValueError that names them."""
     if value not in known:
-        raise ValueError(f"{what} must be one of {', '.join(known)}, but is '{value}'")
+        options = known if isinstance(value, str) else map(repr, known)  # the number 32 is not '32'
+        raise ValueError(f"{what} must be one of {', '.join(options)}, but is {value!r}")
+
+
+def _whole(what: str, value: int, *, low: int, high: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{what} must be a whole number, but is {value!r}")
+    _within(what, value, low=low, high=high)
 
 
 def _within(what: str, value: float, *, low: float, high: float = math.inf, open_low: bool = False) -> None:

@@ -51,6 +51,15 @@ def test_a_training_starts_from_a_file_with_a_classifier_of_its_own(saved, tmp_p
         fit(still, tmp_path / "anew", initial=start)
 
 
+def test_a_file_that_names_a_model_of_a_hub_fetches_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(timm, "create_model", lambda *args, **options: pytest.fail("asked for a model"))
+    path = tmp_path / "strange.safetensors"
+    about = {"model": "hf-hub:someone/model", "model_arguments": {}, "num_classes": 2}
+    save_classifier(path, torch.nn.Linear(1, 2), about)
+    with pytest.raises(ValueError, match=r"strange\.safetensors must hold a model that timm knows, but .*'hf-hub:"):
+        load_classifier(path)
+
+
 def test_weights_are_taken_by_name_and_shape(saved, tmp_path):
     path, weights = saved()
     assert load_classifier(path)[1]["model_arguments"] == SMALL  # or each load would fetch weights to replace them

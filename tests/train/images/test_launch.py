@@ -10,6 +10,9 @@ import sys
 
 import pytest
 
+from kinn.train.images.launch import launched
+from kinn.train.processes import Process
+
 
 def test_two_processes_under_torchrun_agree_with_one(folder, tmp_path, quick):
     plain = {"mixup": 0.0, "cutmix": 0.0, "auto_augment": "", "erasing": 0.0, "drop_path": 0.0, "epochs": 2}
@@ -32,6 +35,26 @@ def test_two_processes_under_torchrun_agree_with_one(folder, tmp_path, quick):
     assert curves[1]["raw_top1"] == curves[0]["raw_top1"]
 
 
+@pytest.mark.parametrize(
+    ("told", "process"),
+    [
+        ({"STEP_ID": "0", "STEP_NUM_TASKS": "4"}, Process(1, 4)),
+        ({"STEP_ID": "3"}, Process(1, 4)),
+        ({"STEP_ID": "1", "STEP_NUM_TASKS": "2"}, Process(1, 2)),
+        ({}, Process()),
+        ({"STEP_ID": "batch"}, Process()),
+        ({"STEP_ID": "4294967291", "STEP_NUM_TASKS": "1"}, Process()),
+        ({"STEP_ID": "4294967290"}, Process()),
+    ],
+)
+def test_slurm_is_believed_within_a_step_alone(monkeypatch, told, process):
+    for name in [name for name in os.environ if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE")]:
+        monkeypatch.delenv(name)
+    for name, value in {"PROCID": "1", "NTASKS": "4", "NNODES": "2", **told}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert launched() == (process, 2 if process.count > 1 else 1)
+
+
 def test_two_processes_under_srun_meet(tmp_path):
     script = tmp_path / "meet.py"
     script.write_text(
@@ -45,6 +68,8 @@ def test_two_processes_under_srun_meet(tmp_path):
     told = {
         "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_NNODES": "1",
         "SLURM_NODELIST": "127.0.0.1",
         "MASTER_PORT": str(port),

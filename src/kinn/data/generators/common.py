@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -37,9 +38,12 @@ def threads_for(resolution: int) -> Iterator[None]:
 
 
 def check_common(
-    samples: int, seed: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    samples: int, seed: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, **sizes: int
 ) -> None:
-    """Refuse, with a ValueError, what no generator can do, before it begins."""
+    """Refuse, with a ValueError, what no generator can do, before it begins; of `sizes`, what are no whole numbers."""
+    for name, number in {"samples": samples, "seed": seed, **sizes}.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise ValueError(f"{name} must be a whole number, but is {number!r}")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, but is {dtype}")
     try:

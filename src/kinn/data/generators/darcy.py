@@ -60,7 +60,7 @@ def generate_darcy(
         ...     generate_darcy(f"{folder}/darcy.h5", samples=4, resolution=16).name
         'darcy.h5'
     """
-    check_common(samples, seed, device=device)
+    check_common(samples, seed, device=device, resolution=resolution, bumps=bumps, chunk=chunk)
 
     def draw(row: int) -> Bumps:
         return darcy_bumps(1, bumps, generator=sample_generator(seed, row))

@@ -70,7 +70,8 @@ def generate_navier_stokes(
         ...     ).name
         'flow.h5'
     """
-    check_common(samples, seed, device=device, dtype=dtype)
+    sizes = {"resolution": resolution, "solver_resolution": solver_resolution, "chunk": chunk}
+    check_common(samples, seed, device=device, dtype=dtype, **sizes)
     if resolution < 1 or solver_resolution % resolution:
         raise ValueError(
             f"solver_resolution must be a multiple of resolution, but they are {solver_resolution}, {resolution}"

@@ -55,7 +55,7 @@ def generate_poisson(
         ...     generate_poisson(f"{folder}/poisson.h5", samples=8, resolution=32).name
         'poisson.h5'
     """
-    check_common(samples, seed)
+    check_common(samples, seed, resolution=resolution, max_mode=max_mode, chunk=chunk)
     poisson_pair(torch.zeros(1, max(max_mode, 1), max(max_mode, 1)), resolution, points=points)  # early errors
 
     def make(rows: range, tick: Callable[[int], None]) -> dict[str, Tensor]:

@@ -71,8 +71,9 @@ def generate_shallow_water(
         ...     generate_shallow_water(f"{folder}/dam.h5", samples=2, resolution=16, n_frames=3).name
         'dam.h5'
     """
-    check_common(samples, seed, device=device, dtype=dtype)
     cells = resolution if solver_resolution is None else solver_resolution
+    sizes = {"resolution": resolution, "solver_resolution": cells, "n_frames": n_frames, "chunk": chunk}
+    check_common(samples, seed, device=device, dtype=dtype, **sizes)
     if resolution < 1 or cells < 1 or cells % resolution:
         raise ValueError(f"solver_resolution must be a multiple of resolution, but they are {cells}, {resolution}")
     if n_frames < 2 or not final_time > 0:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from kinn.data.datasets import OperatorDataset
-from kinn.data.layouts.fitting import batch_size, fitting_pairs, number
+from kinn.data.layouts.fitting import batch_size, equation_of, fitting_pairs, number, tell_equation
 from kinn.data.samples import Samples
 from kinn.data.stores import GroupFileStore
 
@@ -48,7 +48,7 @@ def open_cno(path: Path, file: h5py.File, groups: list[str]) -> OperatorDataset:
         if len(shape) != 2:
             raise ValueError(f"{groups[0]}/{name} in {path} must hold a square grid, but its shape is {array.shape}")
         samples.append(Samples(GroupFileStore(path, groups, name, shape=(1, *shape))))
-    metadata: dict[str, Any] = {"equation": "poisson"}
+    metadata: dict[str, Any] = {"equation": equation_of(file, "poisson")}
     for part, key in _RANGES.items():
         if f"min_{part}" in file and f"max_{part}" in file:
             metadata[key] = tuple(
@@ -63,11 +63,15 @@ def write_cno(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
     """Write what `open_cno` reads; `tick` gets the number of samples written.
 
     Raises:
-        ValueError: if the data are no pairs of one channel each on a square grid.
+        ValueError: if the data are no pairs of one channel each on a square grid, or tell one range of two, or ranges
+            that end before they begin.
     """
     pairs = fitting_pairs(dataset, "cno")
     if pairs.grid[0] != pairs.grid[1]:
         raise ValueError(f"layout 'cno' holds fields on a square grid, but the data are {dataset!r}")
+    told = {key: pairs.metadata[key] for key in _RANGES.values() if key in pairs.metadata}
+    if len(told) == 1 or any(low > high for low, high in told.values()):
+        raise ValueError(f"layout 'cno' holds the ranges {', '.join(_RANGES.values())}, but the metadata tell {told}")
     found = dict.fromkeys(_RANGES, (math.inf, -math.inf))
     with h5py.File(part, "w") as file:
         step = batch_size(pairs.inputs)
@@ -83,8 +87,9 @@ def write_cno(part: Path, dataset: Any, tick: Callable[[int], None]) -> None:
             tick(rows.stop)
         for name, key in _RANGES.items():
             # a part of a file keeps the file's constants: they are the normalisation that models were trained with
-            file[f"min_{name}"], file[f"max_{name}"] = pairs.metadata.get(key, found[name])
-        if not pairs.metadata.keys() >= set(_RANGES.values()):
+            file[f"min_{name}"], file[f"max_{name}"] = told.get(key, found[name])
+        tell_equation(file, pairs.metadata, "poisson")
+        if not told:
             file.attrs[_RANGES_OF] = "all samples"
         elif _RANGES_OF in pairs.metadata:
             file.attrs[_RANGES_OF] = pairs.metadata[_RANGES_OF]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import h5py
 import numpy as np
 
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
@@ -48,6 +49,18 @@ def _check(dataset: Any, channels: tuple[int, ...], layout: str) -> None:
 def batch_size(samples: Samples) -> int:
     """How many samples to hold at once."""
     return max(1, BUDGET // math.prod(samples.shape[1:]))
+
+
+def equation_of(file: h5py.File, usual: str) -> str:
+    """The equation of the data in a file: what we wrote of it, else the one that the layout is of."""
+    return str(file.attrs.get("equation", usual))
+
+
+def tell_equation(file: h5py.File, metadata: Mapping[str, Any], usual: str) -> None:
+    """Note the data's equation in a file, if it is known and not the one that the layout is of."""
+    equation = metadata.get("equation", usual)
+    if equation != usual:
+        file.attrs["equation"] = str(equation)
 
 
 def domain_of(metadata: Mapping[str, Any], default: tuple[float, float]) -> tuple[float, float]:

@@ -68,12 +68,15 @@ def open_plain(
         metadata: of the data set.
 
     Raises:
-        ValueError: if one is missing, their shapes do not fit each other, or channels seem to come last.
+        ValueError: if one is missing or no array, their shapes do not fit each other, or channels seem to come last.
     """
     missing = [name for name in ARRAYS[kind] if name not in file]
     if missing:
         raise ValueError(f"{path} lacks the arrays {missing}")
     stored: list[Any] = [file[name] for name in ARRAYS[kind]]
+    for name, array in zip(ARRAYS[kind], stored):
+        if not (shape := getattr(array, "shape", None)):  # a group has none
+            raise ValueError(f"{name} in {path} must be an array {_AXES[name]}, but its shape is {shape}")
     samples = [Samples(ArrayFileStore(path, array.name, axes=axes_in_file(array))) for array in stored]
     for name, found in zip(ARRAYS[kind], samples):
         if "format" not in file.attrs and (doubt := _doubt(found.shape, kind)):
@@ -136,17 +139,27 @@ def write_ours(part: Path, dataset: OperatorDataset | TrajectoryDataset, tick: C
         )  # fmt: skip
 
 
+def why_unread(error: OSError) -> str:
+    """What is wrong with a file that HDF5 does not open or read."""
+    if "unable to lock file" in str(error):
+        return (
+            "is open elsewhere for writing, or its file system refuses locks (then set HDF5_USE_FILE_LOCKING=FALSE): "
+            f"{error}"
+        )
+    return f"is not an HDF5 file, or is truncated or damaged: {error}"
+
+
 def read_attributes(path: Path) -> dict[str, Any]:
     """Attributes of one of our files, `parameters` decoded.
 
     Raises:
-        ValueError: if it is damaged, or not one of ours.
+        ValueError: if it is damaged, open elsewhere for writing, or not one of ours.
     """
     try:
         with h5py.File(path, "r") as file:
             attributes: dict[str, Any] = dict(file.attrs)
     except OSError as error:
-        raise ValueError(f"{path} is not an HDF5 file, or is truncated or damaged: {error}") from error
+        raise ValueError(f"{path} {why_unread(error)}") from error
     if attributes.get("format") not in ARRAYS:
         raise ValueError(f"{path} was not written by kinn")
     version = int(attributes.get("format_version", 0))

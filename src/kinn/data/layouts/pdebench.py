@@ -13,7 +13,16 @@ import h5py
 import numpy as np
 
 from kinn.data.datasets import OperatorDataset, TrajectoryDataset
-from kinn.data.layouts.fitting import batch_size, centres, domain_of, fitting_pairs, fitting_trajectories, number
+from kinn.data.layouts.fitting import (
+    batch_size,
+    centres,
+    domain_of,
+    equation_of,
+    fitting_pairs,
+    fitting_trajectories,
+    number,
+    tell_equation,
+)
 from kinn.data.samples import Samples
 from kinn.data.stores import ArrayFileStore, ChannelStore, GroupFileStore
 
@@ -43,7 +52,7 @@ def open_pdebench_darcy(path: Path, file: h5py.File) -> OperatorDataset:
             f"{tensor.shape}"
         )
     _check_lengths(path, file, {"x-coordinate": nu.shape[1], "y-coordinate": nu.shape[2]})
-    metadata: dict[str, Any] = {"equation": "darcy"}
+    metadata: dict[str, Any] = {"equation": equation_of(file, "darcy")}
     if "beta" in file.attrs:
         metadata["beta"] = number(file.attrs["beta"], f"the attribute beta of {path}")
     inputs = ArrayFileStore(path, "nu", axes=(0, None, 1, 2))
@@ -79,7 +88,8 @@ def open_pdebench_rdb(path: Path, file: h5py.File, groups: list[str]) -> Traject
     along = {f"{first}/grid/{axis}": points for axis, points in zip("xyz", grid)}
     _check_lengths(path, file, {f"{first}/grid/t": n_frames, **along})
     # other equations of PDEBench have this layout, too, but only the dam break has a single field
-    metadata: dict[str, Any] = {"equation": "shallow-water"} if channels == 1 and len(grid) == 2 else {}
+    single = channels == 1 and len(grid) == 2
+    metadata: dict[str, Any] = {"equation": equation_of(file, "shallow-water")} if single else {}
     if f"{first}/grid/x" in file and (nx := grid[0]) > 1:
         x = np.asarray(file[f"{first}/grid/x"], dtype=float)
         half = (x[-1] - x[0]) / (nx - 1) / 2
@@ -123,6 +133,7 @@ def write_pdebench_darcy(part: Path, dataset: Any, tick: Callable[[int], None]) 
         tensor: Any = file.create_dataset("tensor", (len(pairs), 1, *pairs.grid), "float32")
         for name, points in zip(("x-coordinate", "y-coordinate"), pairs.grid):
             file[name] = centres(points, low, high)
+        tell_equation(file, pairs.metadata, "darcy")
         if "beta" in pairs.metadata:
             file.attrs["beta"] = float(pairs.metadata["beta"])
         step = batch_size(pairs.inputs)
@@ -142,10 +153,12 @@ def write_pdebench_rdb(part: Path, dataset: Any, tick: Callable[[int], None]) ->
     flows = fitting_trajectories(dataset, "pdebench-rdb")
     if flows.time is None:
         raise ValueError("layout 'pdebench-rdb' needs the time of each frame, but the data set has none")
-    low, high = domain_of(flows.metadata, DAM_DOMAIN)
+    dam_break = flows.metadata.get("equation", "shallow-water") == "shallow-water"
+    low, high = domain_of(flows.metadata, DAM_DOMAIN if dam_break else (0.0, 1.0))
     grid = dict(zip("xy", (centres(points, low, high) for points in flows.grid)))
     grid["t"] = np.asarray(flows.time, dtype="float32")
     with h5py.File(part, "w") as file:
+        tell_equation(file, flows.metadata, "shallow-water")
         for index in range(len(flows)):
             group = file.create_group(f"{index:04d}")
             group["data"] = flows[index][:, 0, :, :, None].numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import IterableDataset
 
@@ -79,7 +81,7 @@ def fit_images(
     Raises:
         ValueError: unknown model, unknown number of classes or too few, data sets that disagree in their classes or
             are one and the same, channels that images do not have, a batch that does not divide among processes, a
-            folder of another run, or `initial` does not fit the model.
+            folder of another run or in which another process trains, or `initial` does not fit the model.
         FileNotFoundError: there is no file `initial`.
         FloatingPointError: the loss became NaN or infinite.
         KeyboardInterrupt: the user stopped it.
@@ -99,11 +101,12 @@ def fit_images(
     data |= {"train": _count(train), "validation": _count(validation)}
     if initial is not None:
         data["initial"] = run.digest(initial)
-    if reports:
-        run.claim(config, data)
-    summary = run.finished()
-    if summary is None:
-        summary = _train(_Job(settings, train, validation, run, process, nodes, initial, config, data, progress))
+    with run.alone() if reports else nullcontext():
+        if reports:
+            run.claim(config, data)
+        summary = run.finished()
+        if summary is None:
+            summary = _train(_Job(settings, train, validation, run, process, nodes, initial, config, data, progress))
     return ImageFit(run.path, summary["curves"], summary["best_epoch"], summary["memory"])
 
 
@@ -194,6 +197,7 @@ def _train(job: _Job) -> dict[str, Any]:
             checkpoint_every=1,
             devices=process.count // job.nodes,
             num_nodes=job.nodes,
+            plugins=[LightningEnvironment()] if process.count == 1 else [],
             strategy=DDPStrategy() if process.count > 1 else "auto",
             max_epochs=settings.epochs,
             limit_train_batches=steps * settings.accumulate if streams else None,

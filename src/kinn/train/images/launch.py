@@ -9,14 +9,23 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from kinn.train.processes import Process
 
+_NO_STEPS = 0xFFFFFFFA  # ids from here on are of what Slurm itself opens, such as a batch script's shell
+
 
 def launched() -> tuple[Process, int]:
-    """This process among all, and the number of nodes: what `torchrun` and Slurm say; else it is alone.
+    """This process among all, and the number of nodes: what `torchrun` and Slurm's `srun` say; else it is alone.
+
+    A batch script is told of all the tasks that `srun` could start, but runs alone.
 
     >>> launched()
     (Process(rank=0, count=1), 1)
     """
-    for rank, count, local in (("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS", "")):
+    told = [("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+    step = os.environ.get("SLURM_STEP_ID", "")
+    if step.isdecimal() and int(step) < _NO_STEPS:
+        known = "SLURM_STEP_NUM_TASKS" in os.environ
+        told.append(("SLURM_PROCID", "SLURM_STEP_NUM_TASKS" if known else "SLURM_NTASKS", ""))
+    for rank, count, local in told:
         if rank in os.environ and count in os.environ:
             world = int(os.environ[count])
             nodes = world // int(os.environ[local]) if local in os.environ else int(os.environ.get("SLURM_NNODES", 1))

@@ -51,7 +51,7 @@ def load_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such file.
+        ValueError: it is no such file, or timm knows no model of that name; nothing is fetched.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no model file {path}")
@@ -63,6 +63,8 @@ def load_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> 
         raise ValueError(f"{path} is damaged, or no model file of kinn: {error}") from error
     if about is None:
         raise ValueError(f"{path} is no image classifier that kinn trained: it does not say which model it holds")
+    if not timm.is_model(about["model"]):  # timm would fetch a model "hf-hub:..."
+        raise ValueError(f"{path} must hold a model that timm knows, but holds {about['model']!r}")
     arguments = architecture(about["model_arguments"])  # files of earlier versions hold all
     model = timm.create_model(about["model"], num_classes=about["num_classes"], **arguments)
     model.load_state_dict(tensors)

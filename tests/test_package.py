@@ -28,9 +28,25 @@ def test_unknown_names_raise_as_modules_do():
         ("import kinn", HEAVY),
         ("import kinn.models", ("lightning", "matplotlib", "numba", "torch._dynamo", "triton")),
         ("import kinn.train", ("lightning", "matplotlib")),
+        ("import kinn.recipes; kinn.recipes.experiments('demo')", ("lightning", "matplotlib")),
+        ("import kinn.recipes.files", ("lightning", "matplotlib")),  # kinn evaluate needs it
     ],
 )
 def test_imports_stay_light(code, unwanted):
     script = f"{code}; import sys; print([m for m in {unwanted!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("kinn.models.vision", "timm", "vision"),
+        ("kinn.train.images", "timm", "train,vision"),
+        ("kinn.train.images", "lightning", "train,vision"),
+    ],
+)
+def test_what_needs_an_extra_names_it(module, missing, extra):
+    script = f"import sys; sys.modules[{missing!r}] = None; import {module}"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert f"ImportError: {module} needs {missing}: pip install 'kinn-torch[{extra}]'" in found.stderr

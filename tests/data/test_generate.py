@@ -169,6 +169,16 @@ def test_poisson_file_holds_the_pair(tmp_path: Path) -> None:
     assert (laplace + f[0, 1:-1, 1:-1]).abs().max() < 1e-2 * f.abs().max()
 
 
+def test_numbers_of_numpys_are_numbers(tmp_path: Path) -> None:
+    made = [
+        generate_poisson(tmp_path / f"{kind.__name__}.h5", samples=kind(3), resolution=kind(32), seed=kind(5))
+        for kind in (int, np.int64)
+    ]
+    plain, numpys = (open_dataset(path) for path in made)
+    assert numpys.metadata == plain.metadata
+    assert torch.equal(numpys[2][0], plain[2][0])
+
+
 def test_other_modes_draw_other_coefficients(tmp_path: Path) -> None:
     """The out-of-distribution file must not repeat the numbers of the training file: a_11 by the sine transform."""
     first = []

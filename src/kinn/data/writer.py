@@ -21,6 +21,7 @@ from torch import Tensor
 from kinn._version import __version__
 from kinn.data.layouts.ours import FORMAT_VERSION, read_attributes
 from kinn.notices import warn_once
+from kinn.records import plain
 
 Progress = Callable[[int, int], None]
 _OVERWRITE = "overwrite it (overwrite=True, --overwrite)"
@@ -60,7 +61,7 @@ class FilePlan:
         held = int(attributes["samples"])
         if held != theirs.get("samples", held):
             return f"it is a part, {held} of {theirs['samples']} samples"
-        ours = {"equation": self.equation, **json.loads(json.dumps(dict(self.parameters)))}
+        ours = {"equation": self.equation, **json.loads(json.dumps(plain(self.parameters)))}
         for name in [*ours, *theirs]:
             if theirs.get(name) != ours.get(name):
                 return f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
@@ -221,7 +222,7 @@ def _create(part: Path, plan: FilePlan) -> None:
                     "format": plan.kind,
                     "format_version": FORMAT_VERSION,
                     "equation": plan.equation,
-                    "parameters": json.dumps(dict(plan.parameters)),
+                    "parameters": json.dumps(plain(plan.parameters)),
                     "seed": plan.parameters["seed"],
                     "kinn_version": __version__,
                     "samples": plan.samples,

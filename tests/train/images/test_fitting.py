@@ -136,6 +136,7 @@ def test_what_cannot_be_trained(folder, tmp_path, quick, picture, fit):
         load_classifier(tmp_path / "foreign.safetensors")
     for change, message in (
         ({"epochs": 0}, "epochs must be at least 1, but is 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number, but is 1.5"),
         ({"ema": 1.0}, "ema must be at least 0 and below 1"),
         ({"crop": 0}, "crop must be above 0 and at most 1"),
         ({"scale": (0.5, 0.1)}, "scale must be None or two numbers, above 0, at most 1, the lower first"),

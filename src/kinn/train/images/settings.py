@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 from kinn.train.settings import expect_one_of
@@ -88,6 +89,9 @@ class ImageSettings:
     log_every: int = 50
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "epochs", "batch_size", "accumulate", "log_every", "workers", "seed"):
+            number = getattr(self, name)
+            self._expect(name, isinstance(number, Integral) and not isinstance(number, bool), "a whole number")
         for name in ("image_size", "epochs", "batch_size", "accumulate", "log_every"):
             self._expect(name, getattr(self, name) >= 1, "at least 1")
         for name in ("final_lr", "warmup_lr", "warmup_epochs", "weight_decay", "clip", "mixup", "cutmix", "workers"):

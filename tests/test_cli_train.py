@@ -115,6 +115,7 @@ def test_data_stay_in_the_file_where_that_is_asked_for(folder, tmp_path, monkeyp
 
 def test_processes_of_torchruns_are_refused(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert train(folder, *SMALL, "--output", tmp_path / "run") == 2
     assert "kinn train starts its own: give it --devices instead" in capsys.readouterr().err
 

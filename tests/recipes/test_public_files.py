@@ -104,7 +104,7 @@ def test_a_finer_file_is_trained_on_at_the_grid_of_the_budget_and_evaluated_at_b
         (path.name, path.stat().st_size) for path in (cno, out)
     ]
     assert found[0]["checksum"] != found[1]["checksum"]
-    assert record["data"] == {**SIZES, "resolution": 32}
+    assert record["data"] == {**SIZES, "resolution": 32, "last": SIZES["test"]}
     assert record["command"].startswith("kinn reproduce test --budget demo --seeds 0 --variants ")
     assert record["command"].endswith("--data IN.h5 OUT.h5")
     assert not (tmp_path / "run" / "data").exists()

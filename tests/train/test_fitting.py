@@ -100,6 +100,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_model(run, parts, tmp_path)
     best = {name: result.curves[name][result.best_epoch - 1] for name in found}
     assert found == pytest.approx(best, rel=1e-4)
     assert trained.metadata["extra"]["epoch"] == result.best_epoch
+    assert task.trained.metadata["extra"] == trained.metadata["extra"]
     assert result.train_seconds == pytest.approx(sum(result.curves["seconds"]))
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -229,6 +230,8 @@ def test_two_trainings_at_once_are_told_apart(run, tmp_path):
     assert not list(tmp_path.iterdir())
     run(epochs=1)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with RunFolder(tmp_path / "run").alone():
+        run(epochs=1)  # is finished: nothing is written
 
 
 def test_where_nothing_can_be_locked_trainings_go_on(run, monkeypatch):

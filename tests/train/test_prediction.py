@@ -121,6 +121,9 @@ def test_nodes_are_told_from_cells_by_the_grid_of_the_training(monkeypatch):
         trained = TrainedModel(model, Identity(), Identity(), metadata={"extra": {"grid": grid} if grid else {}})
         trained.predict(torch.ones(1, 1, 17, 17), dt_scale=2.0)
     assert seen == [(33, 33), (34, 34), (34, 34), (34, 34)]
+    ring = TrainedModel(UNet(1, 1, width=2, levels=1, boundary="periodic"), Identity(), Identity())
+    ring.metadata["extra"] = {"grid": (64, 64)}
+    assert ring.predict(torch.ones(1, 1, 22, 22), dt_scale=3.0).shape == (1, 1, 22, 22)  # 64 nodes, had it ends
 
 
 def test_errors_say_what_was_expected():

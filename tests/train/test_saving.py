@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kinn.data import MinMax, Standard
-from kinn.models import build, register_model
+from kinn.models import build, register_model, registry
 from kinn.train import Rollout, load_model, save_model
 from kinn.train.saving import FORMAT, take_weights
 
@@ -169,6 +169,24 @@ def test_double_precision_is_not_rounded(tmp_path, name):
     again = load_model(tmp_path / "m.safetensors").model.state_dict()
     assert all(torch.equal(again[key], value) for key, value in model.state_dict().items())
     assert {v.dtype for v in again.values()} == {v.dtype for v in model.state_dict().values()}
+
+
+def test_complex_weights_of_other_modules_stay_complex(tmp_path, monkeypatch):
+    monkeypatch.setattr("kinn.models.registry._MODELS", dict(registry._MODELS))
+
+    @register_model
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(3, dtype=torch.cfloat))
+
+    for dtype in (torch.complex64, torch.complex128):
+        model = Turned()
+        model.weight.data = model.weight.data.to(dtype)
+        save_model(tmp_path / "m.safetensors", model)
+        again = load_model(tmp_path / "m.safetensors").model.weight
+        assert again.dtype == dtype
+        assert torch.equal(again, model.weight)
 
 
 def test_loading_needs_no_trainer():

@@ -42,9 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     if " ".join(arguments[:2]) in _IMAGES:
         arguments[:2] = ["-".join(arguments[:2])]
-    for stream in (sys.stdout, sys.stderr):  # a table with a sign that the terminal lacks is better than none
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a table with signs that the terminal lacks beats none
     commands, shown = None, warnings.formatwarning
     warnings.formatwarning = format_warning
     try:

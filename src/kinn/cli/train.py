@@ -143,7 +143,7 @@ def _train(options: Namespace) -> int:
     from kinn.train import OptimizerSettings, TrainSettings, fit
     from kinn.train.folder import RunFolder
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError("torchrun started several processes, but kinn train starts its own: give it --devices instead")
     import_modules(options)
     config = config_of(options)

@@ -131,8 +131,8 @@ def _alone(path: Path) -> Iterator[None]:
         told = f"kinn: another process makes {path}: waiting for it (its lock is {lock.lock_file})"
         print(told, file=sys.stderr, flush=True)
         lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
             raise
         warn_once(
             f"{path} is made unguarded ({error}): start no second command that makes it; "

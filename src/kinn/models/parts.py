@@ -102,8 +102,8 @@ class OnTrainingGrid(nn.Module):
                 first (:func:`kinn.nn.on_training_grid`).
 
         Raises:
-            ValueError: an input of another shape, a periodic domain that does not halve as often, or a `dt_scale` that
-                makes no whole number of points.
+            ValueError: an input of another shape, a periodic domain that does not halve as often, a `dt_scale` that
+                makes no whole number of points, or `points` that the domain does not have.
         """
         check_fields(x, self.in_channels)
         return on_training_grid(self._apply_halving, x, dt_scale, periodic=self.periodic, points=points)

@@ -79,13 +79,13 @@ def on_training_grid(
         ValueError: if `dt_scale` is not positive, or makes no whole number of points; if `points` are told and are
             neither of these, or the domain is periodic.
     """
+    able: tuple[Points, ...] = ("periodic",) if periodic else ("centres", "nodes")
+    if points is not None:
+        expect_one_of("on_training_grid", able, points=points)
     if dt_scale == 1:
         return network(x)
     expect_positive("on_training_grid", dt_scale=dt_scale)
     grid = x.shape[2:]
-    able: tuple[Points, ...] = ("periodic",) if periodic else ("centres", "nodes")
-    if points is not None:
-        expect_one_of("on_training_grid", able, points=points)
     for where in able if points is None else (points,):
         if whole := points_at(grid, dt_scale, where):
             return regrid(network(regrid(x, whole, points=where)), grid, points=where)

@@ -46,7 +46,7 @@ def identity_of(experiment: Experiment, variant: Variant, seed: int, files: Sequ
     if files:
         data = {"files": [file_identity(Path(file.path)) for file in files], **data, "parts": list(experiment.sizes)}
         if isinstance(experiment.source, Source):  # of a public file that tells all but the grid
-            data, tests = {"files": data["files"], "resolution": files[0].resolution}, {}
+            data, tests = {"files": data["files"], "resolution": files[0].resolution, "last": files[0].last}, {}
     config = {
         "loss": experiment.loss,
         "normalize": experiment.normalize,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def fit(
     config = dict(config) if config is not None else {**task.describe(), "training": asdict(settings), **start}
     if initial is not None:
         data["initial"] = run.digest(initial)
-    with run.alone():
+    with nullcontext() if run.finished() else run.alone():
         if initial is not None and run.finished() is None and not run.checkpoint.exists():
             take_weights(task.model, initial)  # those that do not fit leave no folder
         run.claim(config, data, free={"data", "validation"})  # data are known by what they hold, wherever they lie

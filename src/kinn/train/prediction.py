@@ -179,7 +179,8 @@ class TrainedModel:
         """What the model is told of a grid. 17 points at twice the spacing are 33 nodes or 34 cells: which it knew."""
         if dt_scale == 1.0:
             return {}
-        nodes = self._takes("points") and points_at(grid, dt_scale, "nodes") == self._training_grid
+        able = self._takes("points") and not getattr(self.model, "periodic", False)
+        nodes = able and points_at(grid, dt_scale, "nodes") == self._training_grid
         return {"dt_scale": dt_scale, "points": "nodes"} if nodes else {"dt_scale": dt_scale}
 
     def _expect_taken(self, dt_scale: float) -> None:
@@ -216,6 +217,7 @@ class TrainedModel:
 
         Raises:
             ValueError: if the model forecasts frames instead, takes no `dt_scale`, or `x` does not fit it.
+            TypeError: if `x` is complex, or a data set.
         """
         if self.rollout is not None:
             raise ValueError("this model forecasts frames: call forecast(history, n_steps) instead of predict(x)")
@@ -237,6 +239,7 @@ class TrainedModel:
 
         Raises:
             ValueError: if the model is a one-shot operator, takes no `dt_scale`, or `history` does not fit it.
+            TypeError: if `history` is complex, or a data set.
         """
         if self.rollout is None:
             raise ValueError("this model is a one-shot operator: call predict(x) instead of forecast(history, n_steps)")

@@ -124,9 +124,7 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Train
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {content['model']} cannot be built from its saved arguments: {error}") from error
     _check_fit(path, content["model"], model.state_dict(), state)
-    precisions = {value.dtype.to_real() for value in state.values() if value.is_floating_point() or value.is_complex()}
-    if len(precisions) == 1:
-        model.to(precisions.pop())  # what was trained in float64 is not rounded
+    _widen(model, state)
     model.load_state_dict(state)
     trained = TrainedModel(
         model.eval(),
@@ -184,7 +182,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if needed - content.keys():
         raise ValueError(f"{path} is not a complete kinn model: its metadata lacks {sorted(needed - content.keys())}")
     paired = set(content["complex"])
-    return content, {key: torch.view_as_complex(value) if key in paired else value for key, value in stored.items()}
+    # clones: in the file a pair may lie off the boundaries that torch's copies of complex numbers take for granted
+    return content, {
+        key: torch.view_as_complex(value.clone()) if key in paired else value for key, value in stored.items()
+    }
+
+
+def _widen(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Make a model double where all that is stored is: it would be rounded. Narrower weights fit as they are."""
+    numbers = [value for value in state.values() if value.is_floating_point() or value.is_complex()]
+    if {value.dtype.to_real() for value in numbers} != {torch.float64}:
+        return
+    for tensor in (*model.parameters(), *model.buffers()):  # nn.Module.to would drop imaginary parts
+        if not is_lazy(tensor) and (tensor.is_floating_point() or tensor.is_complex()):
+            tensor.data = tensor.data.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _check_fit(path: Path, name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from kinn.train.folder import RunFolder
 from kinn.train.images import evaluate_images, fit_images, fitting, load_classifier, open_images
 from kinn.train.images.sources import class_names
 from kinn.train.images.task import ImageTask
@@ -61,6 +62,8 @@ def test_a_finished_training_returns_at_once_and_another_needs_its_own_folder(
     assert fit(quick, tmp_path).curves == first.curves
     with pytest.raises(ValueError, match=r"lr is 0.004, this run has 0.001"):
         fit(replace(quick, lr=1e-3), tmp_path)
+    with RunFolder(tmp_path / "run").alone(), pytest.raises(ValueError, match=r"another process trains in .*run"):
+        fit(quick, tmp_path / "run")
 
 
 def test_accumulated_parts_take_the_steps_of_the_whole_batch(folder, tmp_path, quick, fit):

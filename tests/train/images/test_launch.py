@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,15 @@ def test_slurm_is_believed_within_a_step_alone(monkeypatch, told, process):
     for name, value in {"PROCID": "1", "NTASKS": "4", "NNODES": "2", **told}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert launched() == (process, 2 if process.count > 1 else 1)
+
+
+def test_a_batch_script_trains_alone(tmp_path, quick, fit, monkeypatch):
+    """Lightning would believe the number of tasks, too."""
+    for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"PROCID": "0", "NTASKS": "4", "JOB_NAME": "job", "NODEID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert len(fit(replace(quick, epochs=1, warmup_epochs=0), tmp_path / "run").curves["ema_top1"]) == 1
 
 
 def test_two_processes_under_srun_meet(tmp_path):

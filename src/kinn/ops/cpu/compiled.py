@@ -40,7 +40,7 @@ def _unavailable() -> str | None:
 
         if getattr(numba.config, "DISABLE_JIT", False):
             return "numba's compiler is switched off by NUMBA_DISABLE_JIT"
-        numba.njit(lambda: None)()  # what this prepares no kernel has to: it takes no time of its own
+        numba.njit(lambda: None)()  # what this prepares no kernel has to: it takes hardly any time of its own
         from kinn.ops.cpu import _scan_kernels, cache
     except Exception as error:  # whatever keeps numba from working, the reference still does
         return f"numba cannot be used ({type(error).__name__}: {error})"

@@ -101,7 +101,7 @@ def fit_images(
     data |= {"train": _count(train), "validation": _count(validation)}
     if initial is not None:
         data["initial"] = run.digest(initial)
-    with run.alone() if reports else nullcontext():
+    with run.alone() if reports and not run.finished() else nullcontext():
         if reports:
             run.claim(config, data)
         summary = run.finished()

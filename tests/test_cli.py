@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -41,27 +39,6 @@ def test_notices_are_shown_without_the_place_in_a_library(monkeypatch):
     assert warnings.formatwarning is before
     assert shown[0](UserWarning("kinn: slow"), UserWarning, "lib.py", 3) == "kinn: slow\n"
     assert shown[0](UserWarning("other"), UserWarning, "lib.py", 3).startswith("lib.py:3: UserWarning: other")
-
-
-def test_a_reader_that_has_seen_enough_is_no_error():
-    script = (
-        "import sys, kinn.cli\nkinn.cli._parser = lambda _: print('x' * 100_000)\nsys.exit(kinn.cli.main(['train']))"
-    )
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_another_pipe_that_breaks_is_an_error(monkeypatch, capsys):
-    def broken(_):
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-    monkeypatch.setattr("kinn.cli._parser", broken)
-    assert "connection to another process broke, which ended early: Broken pipe" in error_of(capsys, "train")
-    with pytest.raises(BrokenPipeError):
-        main(["train", "--debug"])
 
 
 def test_the_bare_command_shows_its_help(capsys):

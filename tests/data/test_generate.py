@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import kinn.data.writer
+import kinn.locks
 from kinn.data import export_dataset, generate_navier_stokes, generate_poisson, open_dataset
 from kinn.data.generators.common import sample_generator
 from kinn.pde import default_forcing, gaussian_random_field, solve_navier_stokes
@@ -116,7 +117,7 @@ def test_where_locks_are_refused_a_file_is_made_unguarded(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(code, "refused")
 
-    monkeypatch.setattr(kinn.data.writer.FileLock, "acquire", refuse)
+    monkeypatch.setattr(kinn.locks.FileLock, "acquire", refuse)
     if code == errno.EACCES:  # another user's lock, say
         with pytest.raises(PermissionError):
             poisson(tmp_path / "x.h5")

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kinn.data import from_arrays, from_trajectories
+from kinn.data import Standard, from_arrays, from_trajectories, split
 from kinn.models import build
+from kinn.train import OperatorTask, OptimizerSettings, TrainSettings, fit
 
 
 @pytest.fixture
@@ -32,3 +33,23 @@ def small_fno():
             return build("FNO", {"in_channels": in_channels, "out_channels": 1, "width": 6, "n_modes": [3, 3]})
 
     return make
+
+
+@pytest.fixture
+def parts(pairs):
+    return split(pairs, {"train": 16, "validation": 8}, seed=0)
+
+
+@pytest.fixture
+def run(parts, small_fno, tmp_path):
+    def run(folder="run", *, epochs=4, lr=3e-3, **settings):
+        normalizers = {
+            "input_normalizer": Standard.fit(parts["train"].inputs),
+            "output_normalizer": Standard.fit(parts["train"].outputs),
+        }
+        task = OperatorTask(small_fno(), **normalizers, optimizer=OptimizerSettings(lr=lr, schedule="one-cycle"))
+        settings = TrainSettings(**{"epochs": epochs, "batch_size": 6, "device": "cpu", **settings})
+        result = fit(task, parts["train"], parts["validation"], settings, tmp_path / folder, progress=False)
+        return result, task
+
+    return run

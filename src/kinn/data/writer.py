@@ -7,25 +7,24 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from kinn._version import __version__
 from kinn.data.layouts.ours import FORMAT_VERSION, read_attributes
-from kinn.notices import warn_once
+from kinn.locks import alone
 from kinn.records import plain
 
 Progress = Callable[[int, int], None]
 _OVERWRITE = "overwrite it (overwrite=True, --overwrite)"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of NFS without its daemon, of FUSE
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def write_chunks(
         raise ValueError(f"{path} is a folder: name the file to make")
     if not overwrite and _is_made(path, plan):
         return path
-    with _alone(path):
+    with alone(path, partial(_say_waiting, path)):  # the slower would spoil the `.part` that the faster has finished
         if overwrite or not _is_made(path, plan):  # by the process that this one waited for
             _write_part(path, plan, make, chunk, overwrite, progress)
     return path
@@ -120,30 +119,8 @@ def _is_made(path: Path, plan: FilePlan) -> bool:
     return True
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time: of two that write one `.part` file the slower would spoil what the faster has finished."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        told = f"kinn: another process makes {path}: waiting for it (its lock is {lock.lock_file})"
-        print(told, file=sys.stderr, flush=True)
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        warn_once(
-            f"{path} is made unguarded ({error}): start no second command that makes it; "
-            "should HDF5 want a lock as well, set HDF5_USE_FILE_LOCKING=FALSE"
-        )
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows deletes nothing that is open
-            Path(lock.lock_file).unlink()
-        lock.release()
+def _say_waiting(path: Path, lock: str) -> None:
+    print(f"kinn: another process makes {path}: waiting for it (its lock is {lock})", file=sys.stderr, flush=True)
 
 
 def _write_part(

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
 from kinn.files import write_text
-from kinn.notices import warn_once
+from kinn.locks import alone
 from kinn.records import plain
 
 FREE = ("device", "devices", "workers", "compile", "log_every", "checkpoint_every", "in_memory")
@@ -43,29 +42,17 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.result = self.path / "result.json"
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Hold the folder: of two processes that train in it each would spoil the other's files.
 
         Raises:
-            ValueError: if another process holds it.
+            ValueError: on entering, if another process holds it.
         """
-        place = self.path.absolute()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place.with_name(f".{place.name}.lock"))  # beside it: what is refused leaves no folder
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise ValueError(f"another process trains in {self.path}: wait for it, or choose another folder") from None
-        except OSError as error:
-            warn_once(f"{self.path} is trained in unguarded ({error}): start no second training there")
-        try:
-            yield
-        finally:
-            if lock.is_locked:
-                with suppress(OSError):  # Windows deletes nothing that is open
-                    Path(lock.lock_file).unlink()
-                lock.release()
+
+        def refuse(_: str) -> None:
+            raise ValueError(f"another process trains in {self.path}: wait for it, or choose another folder")
+
+        return alone(self.path, refuse)  # the lock lies beside the folder: what is refused leaves none
 
     def claim(self, config: Mapping[str, Any], data: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
         """Take the folder for the run of this configuration on this data; an interrupted run of the same may lie there.
